@@ -1,0 +1,200 @@
+"""Who uses counters: perf in the guest, perf on the host, and how they are written on a command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ._errors import ScenarioError, UnknownName
+from ._events import Event, parse_event
+
+
+def _events(events: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(events, str) or not events:
+        raise ScenarioError(f"events must be a non-empty list of event names, not {events!r}")
+    for event in events:
+        parse_event(event)
+    return tuple(events)
+
+
+@dataclass(frozen=True)
+class PerfStat:
+    """``perf stat -a`` in the guest: counts from the first to the last cycle.
+
+    Parameters
+    ----------
+    events : sequence of str
+        Events as perf writes them.
+
+    Raises
+    ------
+    UnknownName, ScenarioError
+        For events that are not simulated.
+    """
+
+    events: tuple[str, ...]
+
+    def __init__(self, events: Sequence[str]) -> None:
+        object.__setattr__(self, "events", _events(events))
+
+    def __str__(self) -> str:
+        return f"stat:{','.join(self.events)}"
+
+
+@dataclass(frozen=True)
+class PerfRecord:
+    """``perf record -a -c period`` in the guest: a PMI and a sample every ``period`` occurrences.
+
+    Parameters
+    ----------
+    events : sequence of str
+        Events as perf writes them.
+    period : int
+        1 to 2**47 - 1 occurrences.
+
+    Raises
+    ------
+    UnknownName, ScenarioError
+        For events that are not simulated, or a period out of range.
+    """
+
+    events: tuple[str, ...]
+    period: int
+
+    def __init__(self, events: Sequence[str], period: int) -> None:
+        if isinstance(period, bool) or not isinstance(period, int) or not 1 <= period < 1 << 47:
+            raise ScenarioError(f"period {period!r} must be an integer from 1 to 2**47 - 1")
+        object.__setattr__(self, "events", _events(events))
+        object.__setattr__(self, "period", period)
+
+    def __str__(self) -> str:
+        return f"record:{','.join(self.events)}:period={self.period}"
+
+
+GuestPerf = PerfStat | PerfRecord
+
+
+@dataclass(frozen=True)
+class HostEvent:
+    """A CPU-pinned counting event of the host's perf.
+
+    Parameters
+    ----------
+    event : str
+        Event as perf writes it.
+    pinned : bool
+        Must be true: flexible events need multiplexing, which is not simulated yet.
+    exclude_guest, exclude_host : bool
+        Not in guest mode; only in guest mode.
+    name : str
+        For reports; the event by default.
+
+    Raises
+    ------
+    UnknownName, ScenarioError
+        For what is not simulated.
+    """
+
+    event: str
+    pinned: bool = True
+    exclude_guest: bool = False
+    exclude_host: bool = False
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        parse_event(self.event)
+        if not self.pinned:
+            raise ScenarioError(
+                f"host event {self.event!r}: flexible events need multiplexing, which is not simulated yet; add :pinned"
+            )
+        if self.exclude_guest and self.exclude_host:
+            raise ScenarioError(f"host event {self.event!r}: exclude_guest and exclude_host together count nothing")
+
+    @property
+    def parsed(self) -> Event:
+        """The event, parsed."""
+        return parse_event(self.event)
+
+    def __str__(self) -> str:
+        if self.name:
+            return self.name
+        options = [":pinned"]
+        options += [":exclude_guest"] if self.exclude_guest else []
+        options += [":exclude_host"] if self.exclude_host else []
+        return self.event + "".join(options)
+
+
+#: The NMI watchdog: a pinned cycles event in all modes. Its NMI, once in watchdog_thresh seconds, is not simulated.
+WATCHDOG = HostEvent("cycles", name="watchdog")
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Split outside ``/…/`` and ``{…}``."""
+    parts, depth, slashed, start = [], 0, False, 0
+    for i, character in enumerate(text):
+        slashed ^= character == "/"
+        depth += (character == "{") - (character == "}")
+        if character == separator and not depth and not slashed:
+            parts.append(text[start:i])
+            start = i + 1
+    return [*parts, text[start:]]
+
+
+def parse_guest_perf(spec: str) -> GuestPerf:
+    """Parse ``stat:EVENT,…`` or ``record:EVENT,…:period=N``.
+
+    Raises
+    ------
+    UnknownName, ScenarioError
+        With what to write instead.
+    """
+    head, *rest = _split(spec, ":")
+    if head not in ("stat", "record"):
+        raise UnknownName("guest perf command", head, ("stat", "record"))
+    options: dict[str, str] = {}
+    while len(rest) > 1 and "=" in rest[-1] and "/" not in rest[-1]:
+        key, _, value = rest.pop().partition("=")
+        options[key] = value
+    names = [name for name in _split(":".join(rest), ",") if name]
+    if not names:
+        raise ScenarioError(f"guest perf {spec!r} names no event; write {head}:instructions,cycles")
+    if any(name.startswith("{") for name in names):
+        raise ScenarioError(f"guest perf {spec!r}: event groups are not simulated yet; list the events")
+    for key in options:
+        if key in ("freq", "interval"):
+            raise ScenarioError(f"guest perf {spec!r}: {key}= is not simulated yet; use stat:… or record:…:period=N")
+        if key != "period" or head == "stat":
+            raise UnknownName("guest perf option", key, ("period",) if head == "record" else ())
+    if head == "stat":
+        return PerfStat(names)
+    if "period" not in options:
+        raise ScenarioError(f"guest perf {spec!r} needs a period; write record:{','.join(names)}:period=1000000")
+    try:
+        period = int(options["period"])
+    except ValueError:
+        raise ScenarioError(f"guest perf {spec!r}: period {options['period']!r} is no integer") from None
+    return PerfRecord(names, period)
+
+
+def parse_host_perf(spec: str) -> HostEvent:
+    """Parse ``EVENT:pinned[:exclude_guest|:exclude_host]`` or ``watchdog``.
+
+    Raises
+    ------
+    UnknownName, ScenarioError
+        With what to write instead.
+    """
+    if spec == "watchdog":
+        return WATCHDOG
+    head, *rest = _split(spec, ":")
+    flags = {"pinned": False, "exclude_guest": False, "exclude_host": False}
+    for option in rest:
+        if option in flags:
+            flags[option] = True
+        elif option and set(option) <= set("uk"):
+            head += f":{option}"
+        elif option == "task" or option.startswith(("freq=", "period=")):
+            raise ScenarioError(f"host perf {spec!r}: {option.split('=')[0]} is not simulated yet; count CPU-pinned events")
+        else:
+            raise UnknownName("host perf option", option, (*flags, "u", "k"))
+    return HostEvent(head, **flags)

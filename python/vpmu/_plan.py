@@ -1,0 +1,186 @@
+"""A scenario reduced to integers: the one input of the compiled machine and of the slow reference machine.
+
+``docs/machine.md`` says what a machine does with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ._cpu import CpuModel
+from ._sequences import Sequence
+
+#: Events in the order of their index; ``NO_EVENT`` counts nothing.
+EVENTS: tuple[str, ...] = (
+    "instructions",
+    "cycles",
+    "ref-cycles",
+    "bus-cycles",
+    "cache-references",
+    "cache-misses",
+    "branches",
+    "branch-misses",
+    "slots",
+)
+NO_EVENT = len(EVENTS)
+
+#: Activities in the order of their index, with the privilege level at which their code runs.
+ACTIVITIES: tuple[tuple[str, int], ...] = (
+    ("guest_user", 3),
+    ("guest_kernel", 0),
+    ("guest_handler", 0),
+    ("hypervisor", 0),
+    ("blind", 0),
+    ("host_task", 3),
+    ("idle", 0),
+)
+
+#: Kinds of exit in the order of their index.
+KINDS: tuple[str, ...] = ("fastpath", "kernel", "userspace")
+
+#: Guest accesses that a design may trap, in the order of their bit in ``Plan.traps``.
+ACCESSES: tuple[str, ...] = (
+    "counter",  # WRMSR of a GP or fixed counter
+    "selector",  # WRMSR of an event selector
+    "fixed_ctr_ctrl",  # WRMSR of IA32_FIXED_CTR_CTRL
+    "global_ctrl",  # WRMSR of IA32_PERF_GLOBAL_CTRL
+    "global_status",  # RDMSR of IA32_PERF_GLOBAL_STATUS
+    "global_ovf_ctrl",  # WRMSR of IA32_PERF_GLOBAL_OVF_CTRL (STATUS_RESET)
+    "rdpmc",
+    "lvtpc",  # WRMSR of the x2APIC LVTPC
+)
+
+
+@dataclass(frozen=True)
+class PlannedExit:
+    """One kind of exit of the plan, in cycles."""
+
+    reason: str
+    kind: int
+    cpl: int
+    emulates: bool
+    handling: int
+    idle: int
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A source of exits: mean gap in cycles (0: never), and an alias table over ``kinds``."""
+
+    mean_gap: int
+    regular: bool
+    threshold: tuple[int, ...]
+    alias: tuple[int, ...]
+    kinds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Recorded exits, replayed in order.
+
+    Parameters
+    ----------
+    gap : ndarray of int64, shape (n,)
+        Guest cycles before each exit.
+    kind : ndarray of uint16, shape (n,)
+        Index into ``Plan.exits``.
+    handling, idle : ndarray of int64, shape (n,)
+        Cycles of handling and of blocking.
+    repeat : bool
+        Start again at the end.
+    """
+
+    gap: npt.NDArray[np.int64]
+    kind: npt.NDArray[np.uint16]
+    handling: npt.NDArray[np.int64]
+    idle: npt.NDArray[np.int64]
+    repeat: bool
+
+
+@dataclass(frozen=True)
+class PlannedGuestEvent:
+    """An event of the guest's perf on its counter.
+
+    ``counter`` is the GP index, or 32 + m for fixed counter m. ``period`` is 0 for counting.
+    """
+
+    event: int
+    selector: int
+    counter: int
+    user: bool
+    kernel: bool
+    period: int
+
+
+@dataclass(frozen=True)
+class PlannedHostEvent:
+    """A CPU-pinned counting event of the host, with the counters it may use."""
+
+    event: int
+    selector: int
+    gp_mask: int
+    fixed_mask: int
+    user: bool
+    kernel: bool
+    exclude_guest: bool
+    exclude_host: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a machine needs; all integers.
+
+    Parameters
+    ----------
+    design : str
+        ``none``, ``bare-metal``, ``emulated``, ``mediated`` or ``dedicated``.
+    options : dict of str to str or bool
+        ``scope`` (mediated), ``reuse`` (emulated).
+    traps : frozenset of str
+        Guest accesses of :data:`ACCESSES` that exit.
+    cpu, guest_cpu : CpuModel
+        The hardware's PMU and the guest's.
+    gp_constraint : tuple of int
+        For each event index and once more for ``NO_EVENT``: GP counters that a host event may use.
+    fixed_constraint : tuple of int
+        The same for fixed counters.
+    end : int
+        Wall cycles, < 2**43.
+    user_share : int
+        0 to 2**32.
+    rates : tuple of tuple of int
+        ``rates[activity][event]``, 2**-32 events per cycle.
+    costs : dict of str to int
+        Cycles of each primitive of ``COST_NAMES``.
+    exits : tuple of PlannedExit
+    work, wall : Stream
+    trace : Trace or None
+        Replaces ``work``.
+    seeds : dict of str to tuple of int
+        Three 64-bit seeds of SFC64 for ``work``, ``wall`` and ``skid``.
+    guest_events, host_events : tuples
+    sequence : Sequence or None
+    """
+
+    design: str
+    options: dict[str, str | bool]
+    traps: frozenset[str]
+    cpu: CpuModel
+    guest_cpu: CpuModel
+    gp_constraint: tuple[int, ...]
+    fixed_constraint: tuple[int, ...]
+    end: int
+    user_share: int
+    rates: tuple[tuple[int, ...], ...]
+    costs: dict[str, int]
+    exits: tuple[PlannedExit, ...]
+    work: Stream
+    wall: Stream
+    trace: Trace | None
+    seeds: dict[str, tuple[int, int, int]]
+    guest_events: tuple[PlannedGuestEvent, ...]
+    host_events: tuple[PlannedHostEvent, ...]
+    sequence: Sequence | None

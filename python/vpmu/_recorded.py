@@ -1,0 +1,177 @@
+"""A recording bound to what it does not say itself: duration, vCPUs, event rates."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+
+from ._cpu import CpuModel
+from ._errors import ScenarioError
+from ._exits import exit_kind
+from ._plan import KINDS, PlannedExit, Trace
+from ._workload import Workload, table_workload, workload
+from .recordings import TableRecording, TraceRecording, parse_recording
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """A recording ready to be simulated; made by :func:`read_recording`.
+
+    Parameters
+    ----------
+    recording : TableRecording or TraceRecording
+    rates : Workload
+        Gives the event rates and the user share, which no recording holds.
+    recorded_seconds : Fraction or None
+        Length of a table.
+    vcpus : int
+        vCPUs that a table's counts and times add up.
+    repeat : bool
+        Loop a trace.
+    """
+
+    recording: TableRecording | TraceRecording
+    rates: Workload
+    recorded_seconds: Fraction | None = None
+    vcpus: int = 1
+    repeat: bool = False
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return os.path.basename(self.recording.path)
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """What the reader chose, skipped or dropped, one line each."""
+        return self.recording.messages
+
+    @property
+    def trace_seconds(self) -> Fraction | None:
+        """Length of a trace that is replayed once; None for a table or a loop."""
+        if isinstance(self.recording, TableRecording) or self.repeat:
+            return None
+        return Fraction(max(self.recording.length_ns, 1), 10**9)
+
+    def workload(self) -> Workload:
+        """The table as a workload of one vCPU."""
+        if not isinstance(self.recording, TableRecording):
+            raise ScenarioError(f"{self.name} is a trace, which is replayed and has no rates")
+        if self.recorded_seconds is None:
+            raise ScenarioError(f"{self.name} is a table and has no duration; give --recorded-seconds S")
+        return table_workload(
+            self.recording.rows,
+            recorded_seconds=self.recorded_seconds,
+            vcpus=self.vcpus,
+            rates=self.rates,
+            name=self.name,
+        )
+
+    def trace(self, cpu: CpuModel) -> tuple[tuple[PlannedExit, ...], Trace]:
+        """The trace in cycles of a CPU: its kinds of exit, and the exits.
+
+        Absolute times are rounded to cycles, then subtracted. A gap is what lies between two tracepoints less the
+        bare transition, which the tracepoints do not see.
+        """
+        recording = self.recording
+        if not isinstance(recording, TraceRecording):
+            raise ScenarioError(f"{self.name} is a table, which has rates and is not replayed")
+        hz = cpu.core_hz.value
+        transition = cpu.costs["vm_exit"].value + cpu.costs["vm_entry"].value
+        exit_at = _cycles(recording.exit_ns, hz)
+        entry_at = _cycles(recording.entry_ns, hz)
+        gap = np.maximum(exit_at - np.concatenate([[0], entry_at[:-1]]) - transition, 0).astype(np.int64)
+        span = entry_at - exit_at
+        # One kind for each combination of reason, fastpath MSR and userspace exit.
+        key = np.stack([recording.reason.astype(np.int64), recording.msr, recording.userspace.astype(np.int64)], axis=1)
+        distinct, index = np.unique(key, axis=0, return_inverse=True)
+        index = index.reshape(-1)
+        planned, idle = [], np.zeros(len(gap), dtype=np.int64)
+        handling = np.where(recording.handled, span, 0).astype(np.int64)
+        for i, (reason, msr, userspace) in enumerate(distinct.tolist()):
+            kind = exit_kind(recording.reasons[reason], msr=None if msr < 0 else msr, userspace=bool(userspace))
+            default = cpu.costs["handling_hlt" if kind.blocks else f"handling_{kind.kind}"].value
+            mine = index == i
+            handling[mine & ~recording.handled] = default
+            if kind.blocks:
+                idle[mine] = np.maximum(handling[mine] - default, 0)
+                handling[mine] = np.minimum(handling[mine], default)
+            planned.append(PlannedExit(kind.reason, KINDS.index(kind.kind), kind.cpl, kind.emulates, default, 0))
+        return tuple(planned), Trace(gap, index.astype(np.uint16), handling, idle, self.repeat)
+
+
+def _cycles(ns: np.ndarray, hz: int) -> np.ndarray:
+    """Nanoseconds to cycles, rounded half up, in integers (whole seconds apart, so that nothing overflows)."""
+    seconds, rest = np.divmod(ns.astype(np.int64), 10**9)
+    return seconds * hz + (rest * hz + 5 * 10**8) // 10**9
+
+
+def read_recording(
+    path: str | os.PathLike[str],
+    *,
+    recorded_seconds: int | str | Decimal | Fraction | float | None = None,
+    table: int | None = None,
+    vcpus: int = 1,
+    vcpu: int | None = None,
+    rates: str | Workload = "generic",
+    repeat: bool = False,
+) -> Recorded:
+    """Read what people really have: a table of ``perf kvm stat``, or a text trace of kvm_exit and kvm_entry.
+
+    Parameters
+    ----------
+    path : path-like
+        The file; what it holds is found out by looking.
+    recorded_seconds : number, optional
+        How long a table was recorded; a table does not say.
+    table : int, optional
+        Which table of the file, from 1; the first by default.
+    vcpus : int
+        How many vCPUs a table's counts and times add up.
+    vcpu : int, optional
+        Which vCPU of a trace; the one with most exits by default.
+    rates : str or Workload
+        Event rates and user share, which no recording holds.
+    repeat : bool
+        Loop a trace.
+
+    Returns
+    -------
+    Recorded
+        To be given to a Scenario as its workload.
+
+    Raises
+    ------
+    RecordingError
+        If the file cannot be read; with file and line.
+    ScenarioError, UnknownName
+        For an option that does not fit.
+    """
+    if isinstance(vcpus, bool) or not isinstance(vcpus, int) or vcpus < 1:
+        raise ScenarioError(f"vcpus {vcpus!r} must be an integer of at least 1")
+    length = None
+    if recorded_seconds is not None:
+        length = positive_seconds(recorded_seconds, "recorded-seconds")
+    recording = parse_recording(os.fspath(path), table=table, vcpu=vcpu)
+    if isinstance(recording, TraceRecording):
+        if length is not None or table is not None or vcpus != 1:
+            raise ScenarioError(f"{path} is a trace; recorded-seconds, table and vcpus belong to tables")
+    elif vcpu is not None or repeat:
+        raise ScenarioError(f"{path} is a table; vcpu and repeat belong to traces")
+    bound = workload(rates) if isinstance(rates, str) else rates
+    return Recorded(recording, bound, length, vcpus, repeat)
+
+
+def positive_seconds(value: int | str | Decimal | Fraction | float, what: str) -> Fraction:
+    """A positive, finite number of seconds, exactly as it was written; raises ScenarioError."""
+    try:
+        seconds = Fraction(str(value))
+    except (ValueError, ZeroDivisionError):
+        raise ScenarioError(f"{what} {value!r} is no number of seconds") from None
+    if not 0 < seconds < 10**9:
+        raise ScenarioError(f"{what} {value} must be positive")
+    return seconds

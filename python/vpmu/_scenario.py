@@ -1,0 +1,261 @@
+"""Scenarios: what is simulated, and its reduction to the integers of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+
+from . import _calibrate
+from ._costs import CostModel
+from ._cpu import CpuModel, cpu
+from ._designs import BareMetal, Dedicated, Design, GuestPmu, Mediated, design
+from ._errors import ScenarioError
+from ._events import CODES, Event, allowed_counters, parse_event, place
+from ._perf import GuestPerf, HostEvent, PerfRecord, parse_guest_perf, parse_host_perf
+from ._plan import ACTIVITIES, EVENTS, KINDS, Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
+from ._recorded import Recorded, positive_seconds
+from ._workload import EventRates, Workload, workload
+
+_NO_STREAM = Stream(0, False, (), (), ())
+#: Longest run: within it no counting host event can wrap, at up to 16 occurrences per cycle.
+MAX_CYCLES = 1 << 43
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One logical CPU with one vCPU: hardware, vPMU design, workload, and who uses counters.
+
+    Parameters
+    ----------
+    cpu : str or CpuModel
+        Preset name or model.
+    design : str or Design
+        A design, or ``NAME[,key=value…]``.
+    workload : str, Workload or Recorded
+        Built-in name, a workload, or what :func:`read_recording` returned.
+    guest_perf : sequence of PerfStat, PerfRecord or str
+        Who counts in the guest; ``()`` for nobody.
+    host_perf : sequence of HostEvent or str
+        The host's own events.
+    seconds : number, optional
+        Wall time of the logical CPU; 1 by default, the trace's length for a trace that is replayed once.
+    seed : int
+        0 to 2**64 - 1; the same seed gives the same integers on every machine.
+    guest_pmu : GuestPmu, optional
+        In place of KVM's limits (version 2, at most 8 GP and 3 fixed counters).
+    costs : mapping of str to int
+        Cycles that replace figures of the CPU's cost model.
+    vm_first : bool
+        The VM exists before the host's events: a mediated VM then makes include-guest events fail (EOPNOTSUPP)
+        instead of failing itself (EBUSY).
+    what_if : bool
+        Simulate a design even where it cannot be had; the result is flagged ``hypothetical``.
+
+    Raises
+    ------
+    UnknownName, ScenarioError, RecordingError
+        With the value and what to do.
+    """
+
+    cpu: CpuModel = field(default="sapphirerapids")  # type: ignore[assignment]  # names are resolved in __post_init__
+    design: Design = field(default="mediated")  # type: ignore[assignment]
+    workload: Workload | Recorded = field(default="sysbench-cpu")  # type: ignore[assignment]
+    guest_perf: tuple[GuestPerf, ...] = ("stat:instructions,cycles",)  # type: ignore[assignment]
+    host_perf: tuple[HostEvent, ...] = ()
+    seconds: Fraction | None = None
+    seed: int = 1
+    guest_pmu: GuestPmu | None = None
+    costs: Mapping[str, int] = field(default_factory=dict)
+    vm_first: bool = False
+    what_if: bool = False
+
+    def __post_init__(self) -> None:
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        put("cpu", cpu(self.cpu) if isinstance(self.cpu, str) else self.cpu)
+        put("design", design(self.design))
+        put("workload", workload(self.workload) if isinstance(self.workload, str) else self.workload)
+        put("guest_perf", tuple(parse_guest_perf(p) if isinstance(p, str) else p for p in _listed(self.guest_perf)))
+        put("host_perf", tuple(parse_host_perf(p) if isinstance(p, str) else p for p in _listed(self.host_perf)))
+        fixed_length = self.workload.trace_seconds if isinstance(self.workload, Recorded) else None
+        if self.seconds is not None and fixed_length is not None and self.seconds != fixed_length:
+            raise ScenarioError(f"{self.workload.name} is replayed once, so its length is given; add --repeat to loop it")
+        if self.seconds is None:
+            put("seconds", fixed_length if fixed_length is not None else Fraction(1))
+        else:
+            put("seconds", positive_seconds(self.seconds, "seconds"))
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 64:
+            raise ScenarioError(f"seed {self.seed!r} must be an integer from 0 to 2**64 - 1")
+        if not 1 <= self.end_cycles < MAX_CYCLES:
+            raise ScenarioError(
+                f"seconds {float(self.seconds or 0):g} is {self.end_cycles} cycles; a run has 1 to 2**43 - 1 "
+                f"({MAX_CYCLES // self.cpu.core_hz.value} seconds on {self.cpu.name})"
+            )
+        put("costs", dict(self.costs))
+        self.cost_model()
+        if self.design.has_guest_pmu:
+            self.placement()
+
+    @property
+    def end_cycles(self) -> int:
+        """Length of the run in wall cycles, rounded half up."""
+        assert self.seconds is not None
+        return int(self.seconds * self.cpu.core_hz.value + Fraction(1, 2))
+
+    @property
+    def guest_cpu(self) -> CpuModel:
+        """The PMU that the guest sees."""
+        return self.design.guest_cpu(self.cpu, self.guest_pmu)
+
+    def cost_model(self) -> CostModel:
+        """The CPU's costs with the scenario's own figures."""
+        return self.cpu.costs.override(self.costs) if self.costs else self.cpu.costs
+
+    def guest_events(self) -> tuple[tuple[Event, int], ...]:
+        """Events of the guest's perf with their period, 0 for counting; none in design ``none``."""
+        if not self.design.has_guest_pmu:
+            return ()
+        return tuple(
+            (parse_event(text), perf.period if isinstance(perf, PerfRecord) else 0)
+            for perf in self.guest_perf
+            for text in perf.events
+        )
+
+    def placement(self) -> tuple[int, ...]:
+        """Counters of the guest events: GP index, or 32 + m."""
+        return place([event for event, _ in self.guest_events()], self.guest_cpu)
+
+    def refusal(self) -> str:
+        """Why the design cannot be had; empty if it can."""
+        return self.design.refusal(self.cpu, self.host_perf, self.vm_first)
+
+
+def _listed(value: object) -> Sequence[object]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ScenarioError(f"perf is a list, such as ['stat:instructions,cycles'], not {value!r}")
+    return value
+
+
+def _rates(scenario: Scenario, source: Workload) -> tuple[tuple[int, ...], ...]:
+    """2**-32 events per cycle of every activity; halted cycles count nothing."""
+    rows = []
+    for activity, _ in ACTIVITIES:
+        if activity == "idle":
+            rows.append((0,) * len(EVENTS))
+            continue
+        given: EventRates = getattr(
+            source,
+            {"guest_user": "user", "guest_kernel": "kernel", "guest_handler": "handler", "blind": "hypervisor"}.get(
+                activity, activity
+            ),
+        )
+        table = given.as_dict()
+        for event in ("cycles", "ref-cycles", "bus-cycles", "slots"):
+            table[event] = scenario.cpu.rate_of(event)
+        rows.append(tuple(table[event] for event in EVENTS))
+    return tuple(rows)
+
+
+def _exits(scenario: Scenario) -> tuple[tuple[PlannedExit, ...], Stream, Stream, Trace | None]:
+    source = scenario.workload
+    if not scenario.design.has_host:
+        return (), _NO_STREAM, _NO_STREAM, None
+    if isinstance(source, Recorded):
+        if source.trace_seconds is not None or source.repeat:
+            planned, trace = source.trace(scenario.cpu)
+            return planned, _NO_STREAM, _NO_STREAM, trace
+        source = source.workload()
+    costs = scenario.cpu.costs
+    calibrated = _calibrate.calibrate(
+        source,
+        core_hz=scenario.cpu.core_hz.value,
+        transition=costs["vm_exit"].value + costs["vm_entry"].value,
+        handling={kind: costs[f"handling_{kind}"].value for kind in (*KINDS, "hlt")},
+    )
+    planned = tuple(
+        PlannedExit(e.reason, KINDS.index(e.kind), e.cpl, e.emulates, e.handling, e.idle) for e in calibrated.kinds
+    )
+    regular = calibrated.arrivals == "regular"
+    work = Stream(
+        calibrated.work_mean_gap, regular, calibrated.work_threshold, calibrated.work_alias, calibrated.work_kinds
+    )
+    wall = Stream(
+        calibrated.wall_mean_gap, regular, calibrated.wall_threshold, calibrated.wall_alias, calibrated.wall_kinds
+    )
+    return planned, work, wall, None
+
+
+def _seeds(seed: int) -> dict[str, tuple[int, int, int]]:
+    """One stream per (seed, scenario, vCPU, purpose); a scenario simulated alone is number 0, so is its only vCPU."""
+    words = {}
+    for purpose, name in enumerate(("work", "wall", "skid")):
+        state = np.random.SeedSequence(seed, spawn_key=(0, 0, purpose)).generate_state(3, np.uint64).tolist()
+        words[name] = (state[0], state[1], state[2])
+    return words
+
+
+def _host_event(event: HostEvent, scenario: Scenario) -> PlannedHostEvent:
+    parsed = event.parsed
+    gp, fixed = allowed_counters(parsed.name, scenario.cpu)
+    refused = isinstance(scenario.design, Mediated) and scenario.vm_first and not event.exclude_guest
+    if (refused and not scenario.what_if) or isinstance(scenario.design, Dedicated):
+        gp = fixed = 0  # perf_event_open fails: there is no counter that could count it
+    code = 0x01A4 if parsed.name == "slots" else parsed.code
+    return PlannedHostEvent(
+        parsed.index, code, gp, fixed, parsed.user, parsed.kernel, event.exclude_guest, event.exclude_host
+    )
+
+
+def plan(scenario: Scenario) -> Plan:
+    """Reduce a scenario to integers."""
+    design = scenario.design
+    guest = scenario.guest_cpu
+    source = scenario.workload.rates if isinstance(scenario.workload, Recorded) else scenario.workload
+    exits, work, wall, trace = _exits(scenario)
+    allowed = [allowed_counters(name, scenario.cpu) for name in EVENTS] + [(scenario.cpu.gp_mask, 0)]
+    if scenario.host_perf and not design.has_host:
+        host: tuple[PlannedHostEvent, ...] = ()
+    else:
+        host = tuple(_host_event(event, scenario) for event in scenario.host_perf)
+    needs_full_width = bool(host) or design.name == "emulated"
+    if needs_full_width and not scenario.cpu.full_width_writes:
+        raise ScenarioError(f"host perf on a CPU without full-width counter writes ({scenario.cpu.name}) is not simulated yet")
+    guest_events = []
+    if design.has_guest_pmu:
+        for (event, period), counter in zip(scenario.guest_events(), scenario.placement(), strict=True):
+            longest = (1 << (guest.gp_width - 1 if guest.full_width_writes else 31)) - 1
+            if period > longest:
+                raise ScenarioError(f"period {period} is above {longest}, the longest that {guest.name} can arm")
+            selector = (0x01A4 if event.name == "slots" else event.code) | event.user << 16 | event.kernel << 17 | 1 << 20
+            guest_events.append(
+                PlannedGuestEvent(event.index, selector, counter, event.user, event.kernel, period)
+            )
+    costs = scenario.cost_model()
+    return Plan(
+        design=design.name,
+        options=design.options(),
+        traps=design.traps(scenario.cpu, guest),
+        cpu=scenario.cpu,
+        guest_cpu=guest,
+        gp_constraint=tuple(gp for gp, _ in allowed),
+        fixed_constraint=tuple(fixed for _, fixed in allowed),
+        end=scenario.end_cycles,
+        user_share=source.user_share,
+        rates=_rates(scenario, source),
+        costs={name: figure.value for name, figure in costs.items()},
+        exits=exits,
+        work=work,
+        wall=wall,
+        trace=trace,
+        seeds=_seeds(scenario.seed),
+        guest_events=tuple(guest_events),
+        host_events=host,
+        sequence=design.switch(),
+    )
+
+
+assert set(CODES) == set(EVENTS)

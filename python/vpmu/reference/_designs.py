@@ -1,0 +1,235 @@
+"""What every design is asked, and the designs without a hypervisor's guest PMU: none, bare-metal, dedicated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._clocks import BLIND, HYPERVISOR
+from ._counters import INSTRUCTIONS, Counters
+from ._tally import COST_OF_CLASS
+
+if TYPE_CHECKING:
+    from .machine import Machine
+
+
+class Design:
+    """What a virtual PMU does at each point of the time line; this one does nothing.
+
+    Parameters
+    ----------
+    machine : Machine
+    """
+
+    has_host = True
+    has_guest_perf = True
+    has_put = False
+    #: Whether the host's own events can exist.
+    host_events = True
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.plan = machine.plan
+        #: The guest's registers: a software PMU, a cache, or the hardware itself.
+        self.guest: Counters = machine.hardware
+
+    @property
+    def host_activity(self) -> int:
+        """The activity of the hypervisor's code now."""
+        return HYPERVISOR
+
+    def traps(self, access: str) -> bool:
+        """Whether a guest access of this name exits."""
+        return False
+
+    # The time line of an exit.
+
+    def leave_guest(self) -> None:
+        """VM exit: set the hardware's GLOBAL_CTRL."""
+
+    def enter_guest(self) -> None:
+        """VM entry: set the hardware's GLOBAL_CTRL."""
+
+    def refuses_fastpath(self) -> bool:
+        """Whether an instruction must not be emulated in the fastpath."""
+        return False
+
+    def stores_global_ctrl(self) -> bool:
+        """Whether GLOBAL_CTRL is on the VM-exit MSR store list."""
+        return False
+
+    def switches_at(self, fastpath: bool) -> bool:
+        """Whether this exit puts and loads guest state."""
+        return False
+
+    def put(self) -> None:
+        """Save guest state and restore the host's."""
+
+    def load(self) -> None:
+        """Save host state and restore the guest's."""
+
+    def block(self) -> None:
+        """The vCPU halts."""
+
+    def wake(self) -> None:
+        """The vCPU runs again."""
+
+    def retire(self, cpl: int) -> set[int]:
+        """Account for an emulated instruction; return the guest counters that got it."""
+        return set()
+
+    def reprogram(self) -> None:
+        """Serve the requests to reprogram counters."""
+
+    def entered(self) -> None:
+        """Look at the ledger after an entry."""
+
+    def finish(self) -> None:
+        """Close the ledger."""
+
+    # PMIs.
+
+    def pmi_in_guest(self) -> None:
+        """A PMI arrives in guest mode with LVTPC unmasked."""
+        raise AssertionError("no PMI in this design")
+
+    def pmi_in_host(self) -> None:
+        """A PMI arrives in host mode with LVTPC unmasked."""
+        raise AssertionError("no PMI in this design")
+
+    # Effects of guest accesses.
+
+    def guest_write(self, register: str, c: int, value: int, trapped: bool) -> None:
+        """The guest writes a register; a write of LVTPC unmasks it."""
+        if register == "lvtpc":
+            self.machine.guest_lvtpc_masked = False
+        else:
+            self.guest.write(register, c, value)
+
+    def guest_counter(self, c: int, trapped: bool) -> int:
+        """The guest executes RDPMC."""
+        return self.guest.counter[c]
+
+    def guest_status(self, trapped: bool) -> int:
+        """The guest reads GLOBAL_STATUS."""
+        return self.guest.status
+
+    def host_loss(self, activity: int, error: bool) -> str:
+        """Why a host event does not count in an activity in which it should."""
+        return "not_scheduled" if error else "pmu_disabled"
+
+    # Helpers.
+
+    def candidates(self, counters: Counters, global_ctrl: int, cpl: int) -> list[int]:
+        """Counters that count instructions at a privilege level under a value of GLOBAL_CTRL."""
+        return [
+            c
+            for c in counters.all
+            if global_ctrl >> c & 1
+            and counters.locally_enabled(c)
+            and counters.event(c) == INSTRUCTIONS
+            and counters.counts_level(c, cpl)
+        ]
+
+    def raise_pmi(self) -> None:
+        """An overflow by an emulated instruction requests a PMI without any hardware."""
+        self.machine.tally.pmi["raised"] += 1
+        self.machine.request_pmi()
+
+    def access(self, kind: str) -> None:
+        """The hypervisor executes one instruction; its effect is the caller's."""
+        self.machine.pay(self.host_activity, COST_OF_CLASS[kind])
+        self.machine.tally.op("hypervisor", kind)
+
+
+class NoPmu(Design):
+    """No guest PMU; the host's events are switched by the VMCS fields (Linux ``intel_guest_get_msrs``)."""
+
+    has_guest_perf = False
+
+    def leave_guest(self) -> None:
+        """Load the host's GLOBAL_CTRL."""
+        self.machine.hardware.global_ctrl = self.machine.host.host_global_ctrl()
+
+    def enter_guest(self) -> None:
+        """Load the guest's GLOBAL_CTRL."""
+        self.machine.hardware.global_ctrl = self.machine.host.guest_global_ctrl()
+
+
+class BareMetal(Design):
+    """The operating system owns the machine: no exits, no host."""
+
+    has_host = False
+    host_events = False
+
+    def guest_write(self, register: str, c: int, value: int, trapped: bool) -> None:
+        """Write the hardware, its LVTPC included."""
+        super().guest_write(register, c, value, trapped)
+        if register == "lvtpc":
+            self.machine.lvtpc.masked = False
+
+    def pmi_in_guest(self) -> None:
+        """The interrupt is the operating system's own."""
+        self.machine.deliver_pmi()
+
+
+class Dedicated(Design):
+    """The hardware PMU belongs to the guest; GLOBAL_CTRL is switched by VMCS fields, LVTPC is virtual."""
+
+    host_events = False
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine)
+        self._saved_global_ctrl = 0
+        machine.lvtpc.set_guest(masked=True)
+
+    @property
+    def host_activity(self) -> int:
+        """Guest state is always loaded."""
+        return BLIND
+
+    def traps(self, access: str) -> bool:
+        """Only the local APIC is virtual."""
+        return access == "lvtpc"
+
+    def leave_guest(self) -> None:
+        """VM-exit controls save and clear GLOBAL_CTRL."""
+        self._saved_global_ctrl = self.machine.hardware.global_ctrl
+        self.machine.hardware.global_ctrl = 0
+
+    def enter_guest(self) -> None:
+        """VM-entry controls load GLOBAL_CTRL."""
+        self.machine.hardware.global_ctrl = self._saved_global_ctrl
+
+    def guest_write(self, register: str, c: int, value: int, trapped: bool) -> None:
+        """Write the hardware; of LVTPC only the mask is the guest's."""
+        super().guest_write(register, c, value, trapped)
+        if register == "lvtpc":
+            self.access("wrmsr_lvtpc")
+            self.machine.lvtpc.set_guest(masked=self.machine.guest_lvtpc_masked)
+
+    def retire(self, cpl: int) -> set[int]:
+        """Add the instruction to the hardware's counters."""
+        hardware = self.machine.hardware
+        counted = self.candidates(hardware, self._saved_global_ctrl, cpl)
+        for c in counted:
+            self.access("rdpmc")
+            self.access("wrmsr_counter")
+            hardware.counter[c] = (hardware.counter[c] + 1) % hardware.modulus(c)
+            if hardware.counter[c] == 0:
+                self.access("wrmsr_global")
+                hardware.status |= 1 << c
+                if hardware.interrupts(c):
+                    self.raise_pmi()
+        return set(counted)
+
+    def pmi_in_guest(self) -> None:
+        """The guest's vector is an external interrupt."""
+        self.machine.interrupt_exit()
+
+    def pmi_in_host(self) -> None:
+        """The vector waits until interrupts are enabled."""
+        self.machine.pend_vector()
+
+    def host_loss(self, activity: int, error: bool) -> str:
+        """There is no hardware left."""
+        return "ceded"

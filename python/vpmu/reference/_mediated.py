@@ -1,0 +1,249 @@
+"""KVM's mediated vPMU: guest state is in hardware between load and put (Linux arch/x86/kvm/pmu.c)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ._clocks import BLIND, GUEST, HYPERVISOR
+from ._counters import INSTRUCTIONS, Counters
+from ._designs import Design
+
+if TYPE_CHECKING:
+    from .machine import Machine
+
+
+class Mediated(Design):
+    """The guest's registers are in KVM's cache outside the window and in hardware inside.
+
+    Parameters
+    ----------
+    machine : Machine
+    """
+
+    has_put = True
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine)
+        self.guest = Counters(machine.guest_model, machine.codes)
+        self._in_window = False
+        self._requests: set[int] = set()
+        self._counting_instructions: set[int] = set()
+        self._every_exit = self.plan.options.get("scope") == "every-exit"
+
+    @property
+    def host_activity(self) -> int:
+        """Blind while guest state is loaded."""
+        return BLIND if self._in_window else HYPERVISOR
+
+    def traps(self, access: str) -> bool:
+        """What the plan says."""
+        return access in self.plan.traps
+
+    # VM exit and entry.
+
+    def leave_guest(self) -> None:
+        """vmx_refresh_guest_perf_global_control(); the host's field of the VMCS is 0."""
+        hardware = self.machine.hardware
+        if not self.traps("global_ctrl"):
+            self.guest.global_ctrl = hardware.global_ctrl
+        hardware.global_ctrl = 0
+
+    def enter_guest(self) -> None:
+        """VM entry loads the guest's GLOBAL_CTRL."""
+        self.machine.hardware.global_ctrl = self.guest.global_ctrl
+
+    def refuses_fastpath(self) -> bool:
+        """!kvm_pmu_is_fastpath_emulation_allowed(): the counters that need the instruction are in hardware."""
+        return any(self.guest.global_ctrl >> c & 1 for c in self._counting_instructions)
+
+    def stores_global_ctrl(self) -> bool:
+        """CPUs without the VM-exit control use the MSR store list."""
+        return not self.plan.cpu.exit_save_global_ctrl and not self.traps("global_ctrl")
+
+    def switches_at(self, fastpath: bool) -> bool:
+        """The switch encloses the fastpath loop, unless every exit switches."""
+        return self._every_exit or not fastpath
+
+    # Effects.
+
+    def _registers(self, trapped: bool) -> Counters:
+        return self.guest if trapped else self.machine.hardware
+
+    def guest_write(self, register: str, c: int, value: int, trapped: bool) -> None:
+        """A trapped write goes to the cache, a direct one to the hardware."""
+        if register == "lvtpc":
+            super().guest_write(register, c, value, trapped)
+            if not trapped:
+                self.machine.lvtpc.masked = False
+            return
+        if trapped:
+            self._requests.update(self.guest.changed(register, c, value))
+        self._registers(trapped).write(register, c, value)
+
+    def guest_counter(self, c: int, trapped: bool) -> int:
+        """RDPMC."""
+        return self._registers(trapped).counter[c]
+
+    def guest_status(self, trapped: bool) -> int:
+        """RDMSR of GLOBAL_STATUS."""
+        return self._registers(trapped).status
+
+    def retire(self, cpl: int) -> set[int]:
+        """kvm_pmu_trigger_event(): the cached counter gets the instruction."""
+        guest = self.guest
+        counted = set()
+        for c in sorted(self._counting_instructions):
+            if guest.global_ctrl >> c & 1 and guest.counts_level(c, cpl):
+                counted.add(c)
+                guest.counter[c] = (guest.counter[c] + 1) % guest.modulus(c)
+                if guest.counter[c] == 0:
+                    guest.status |= 1 << c
+                    if guest.interrupts(c):
+                        self.raise_pmi()
+        return counted
+
+    def reprogram(self) -> None:
+        """kvm_pmu_handle_event(): no perf call, only the bitmap of counters that count instructions."""
+        for c in sorted(self._requests):
+            self.machine.pay(self.host_activity, "reprogram")
+            self.machine.tally.reprograms += 1
+            if self.guest.locally_enabled(c) and self.guest.event(c) == INSTRUCTIONS:
+                self._counting_instructions.add(c)
+            else:
+                self._counting_instructions.discard(c)
+        self._requests.clear()
+
+    # PMIs.
+
+    def pmi_in_guest(self) -> None:
+        """The guest's vector is an external interrupt; anything else is the host's NMI."""
+        if self.machine.lvtpc.guest_vector:
+            self.machine.interrupt_exit()
+        else:
+            self.machine.pmu_exit("EXCEPTION_NMI", [], self._spurious_nmi)
+
+    def pmi_in_host(self) -> None:
+        """Before put has restored the host's LVTPC the vector waits; later it is an NMI that nobody expects."""
+        if self.machine.lvtpc.guest_vector:
+            self.machine.pend_vector()
+        else:
+            self.machine.tally.pmi["skid_past_exit"] += 1
+            self._spurious_nmi()
+
+    def _spurious_nmi(self) -> None:
+        self.machine.tally.pmi["lost"] += 1
+        self.machine.pay(self.host_activity, "host_nmi")
+
+    def host_loss(self, activity: int, error: bool) -> str:
+        """Host events are out from load to put."""
+        if error:
+            return "not_scheduled"
+        return "window" if self._in_window or activity == BLIND or activity in GUEST else "pmu_disabled"
+
+    # The switch.
+
+    def load(self) -> None:
+        """kvm_mediated_pmu_load()."""
+        assert self.plan.sequence is not None
+        self._execute(self.plan.sequence.load)
+
+    def put(self) -> None:
+        """kvm_mediated_pmu_put()."""
+        assert self.plan.sequence is not None
+        self.machine.tally.switches += 1
+        self._execute(self.plan.sequence.put)
+
+    def _execute(self, steps: tuple[Mapping[str, Any], ...]) -> None:
+        self._status_read = 0
+        for step in steps:
+            if "for" in step:
+                for c in self.guest.gp if step["for"] == "gp" else self.guest.fixed:
+                    self._execute_for_counter(step["do"], c)
+            elif step["op"] == "perf_load_guest_context":
+                self._load_guest_context()
+            elif step["op"] == "perf_put_guest_context":
+                self._put_guest_context()
+            elif step["op"] == "lvtpc":
+                self._write_lvtpc(step["value"] == "guest")
+            elif step["op"] == "rdmsr":
+                self.access("rdmsr")
+                self._status_read = self.machine.hardware.status
+                if step.get("save"):
+                    self.guest.status = self._status_read
+            elif step["op"] == "toggle":
+                self._toggle_status()
+            else:
+                self._write(step)
+
+    def _load_guest_context(self) -> None:
+        """perf_load_guest_context(): the blind spot begins when the host's counters stop."""
+        machine = self.machine
+        machine.pay(self.host_activity, "perf_guest_context")
+        events = machine.host.active(machine.host.own)
+        if events:
+            machine.host.bracket(events, [], lvtpc=False, inner=BLIND)
+        self._in_window = True
+
+    def _put_guest_context(self) -> None:
+        """perf_put_guest_context(): the blind spot ends when the host's counters run again."""
+        machine = self.machine
+        machine.pay(self.host_activity, "perf_guest_context")
+        events = machine.host.active(machine.host.own)
+        if events:
+            machine.host.bracket([], events, lvtpc=True)
+        self._in_window = False
+
+    def _write_lvtpc(self, guest: bool) -> None:
+        """A PMI that arrives before the write has taken effect still finds the old LVTPC."""
+        self.access("wrmsr_lvtpc")
+        self.machine.arrival_check()
+        if guest:
+            self.machine.lvtpc.set_guest(masked=self.machine.guest_lvtpc_masked)
+        else:
+            self.machine.lvtpc.set_host()
+
+    def _execute_for_counter(self, steps: list[Mapping[str, Any]], c: int) -> None:
+        hardware, guest = self.machine.hardware, self.guest
+        read = 0
+        for step in steps:
+            if step["op"] == "rdpmc":
+                self.access("rdpmc")
+                read = hardware.counter[c]
+                if step.get("save"):
+                    guest.counter[c] = read
+                continue
+            register, condition = step["register"], step.get("if")
+            if condition == "differs" and read == guest.counter[c]:
+                continue
+            if condition == "nonzero" and (read if register == "counter" else guest.selector[c]) == 0:
+                continue
+            self.access("wrmsr_counter" if register == "counter" else "wrmsr_selector")
+            own = guest.counter[c] if register == "counter" else guest.selector[c]
+            hardware.write(register, c, own if step["value"] == "guest" else 0)
+
+    def _toggle_status(self) -> None:
+        """Only the bits that differ, through STATUS_RESET and STATUS_SET."""
+        hardware = self.machine.hardware
+        toggle = self.guest.status ^ self._status_read
+        if self._status_read & toggle:
+            self.access("wrmsr_global")
+            hardware.status &= ~(self._status_read & toggle)
+        if self.guest.status & toggle:
+            self.access("wrmsr_global")
+            hardware.status |= self.guest.status & toggle
+
+    def _write(self, step: Mapping[str, Any]) -> None:
+        """WRMSR of a global register."""
+        hardware = self.machine.hardware
+        register, conditional = step["register"], "if" in step
+        if register == "global_ctrl":
+            self.access("wrmsr_global")
+            hardware.global_ctrl = 0
+        elif register == "global_ovf_ctrl":
+            if self._status_read:
+                self.access("wrmsr_global")
+                hardware.status &= ~self._status_read
+        elif not conditional or self.guest.fixed_ctr_ctrl:
+            self.access("wrmsr_selector")
+            hardware.fixed_ctr_ctrl = self.guest.fixed_ctr_ctrl if step["value"] == "guest" else 0

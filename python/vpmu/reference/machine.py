@@ -1,0 +1,463 @@
+"""The slow machine: one logical CPU with one vCPU, cycle by cycle, in plain Python.
+
+It does what ``docs/machine.md`` says and shares nothing with the compiled machine, so that equal results mean
+something. What the steps mean is in Linux arch/x86/kvm/x86.c (``vcpu_enter_guest``), arch/x86/kvm/pmu.c and
+arch/x86/events, and in the Intel SDM vol. 3B, chapter "Performance Monitoring".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from .._plan import Plan
+from ._clocks import BLIND, GUEST, GUEST_HANDLER, HOST_TASK, IDLE, Clocks, Rates, Step
+from ._counters import INSTRUCTIONS, Counters, event_codes
+from ._designs import BareMetal, Dedicated, Design, NoPmu
+from ._emulated import Emulated
+from ._guestperf import GuestPerf
+from ._hostperf import HostPerf
+from ._mediated import Mediated
+from ._random import NEVER, Arrivals, Replay, Sfc64, uniform
+from ._tally import Tally
+
+DESIGNS: dict[str, type[Design]] = {
+    "none": NoPmu,
+    "bare-metal": BareMetal,
+    "emulated": Emulated,
+    "mediated": Mediated,
+    "dedicated": Dedicated,
+}
+
+FASTPATH, KERNEL, USERSPACE = range(3)
+
+#: (cost name, cycles) of what an exit's handling consists of.
+Handling = Sequence[tuple[str, int]]
+
+
+class _Stopped(Exception):
+    """The run makes no progress; unwinds perf code of the guest where it is."""
+
+
+class Lvtpc:
+    """The hardware's local APIC entry for PMIs: the host's NMI or the guest's vector 0xf5."""
+
+    def __init__(self) -> None:
+        self.guest_vector = False
+        self.masked = False
+
+    def set_host(self) -> None:
+        """NMI, unmasked."""
+        self.guest_vector = False
+        self.masked = False
+
+    def set_guest(self, masked: bool) -> None:
+        """PERF_GUEST_MEDIATED_PMI_VECTOR with the guest's mask."""
+        self.guest_vector = True
+        self.masked = masked
+
+
+class Machine:
+    """All state of one run.
+
+    Parameters
+    ----------
+    plan : Plan
+    cycle_by_cycle : bool
+        Advance guest code one cycle at a time and find overflows by looking, instead of jumping to them.
+    """
+
+    def __init__(self, plan: Plan, cycle_by_cycle: bool = False) -> None:
+        self.plan = plan
+        self.costs = plan.costs
+        self.clocks = Clocks(plan.user_share)
+        self.rates = Rates(plan.rates)
+        self.codes = event_codes(plan)
+        self.tally = Tally(len(plan.exits))
+        self._cycle_by_cycle = cycle_by_cycle
+
+        owns_hardware = plan.design in ("bare-metal", "dedicated")
+        self.guest_model = plan.cpu if owns_hardware else plan.guest_cpu
+        self.hardware = Counters(plan.cpu, self.codes)
+        self.ideal = Counters(self.guest_model, self.codes)
+        self.lvtpc = Lvtpc()
+        self.lvtpc.masked = plan.design == "bare-metal"
+        #: The mask of the LVTPC that the guest sees; set at reset (SDM vol. 3A, "Local APIC State After Reset").
+        self.guest_lvtpc_masked = True
+        self.host = HostPerf(self)
+        self.design = DESIGNS[plan.design](self)
+        self.perf = GuestPerf(self)
+
+        self.in_guest = False
+        self._in_flight: int | None = None
+        self._vector_pending = False
+        self._pmi_requested = False
+        self._stopped = False
+        self._finishing = False
+
+        self._skid = Sfc64(plan.seeds["skid"])
+        self._work = Arrivals(plan.work, plan.seeds["work"])
+        self._replay = Replay(plan.trace) if plan.trace is not None else None
+        self._wall = Arrivals(plan.wall, plan.seeds["wall"])
+        self._next_wall = 0
+        self._wall_kind = 0
+
+    # The run.
+
+    def run(self) -> dict[str, object]:
+        """Run from the start to the end and read the counters out."""
+        work_gap, work_kind, handling, idle = self._draw_work()
+        self._draw_wall()
+        if not self.design.has_host:
+            work_gap, self._next_wall = NEVER, NEVER
+        try:
+            self._start()
+            self.tally.phase = "run"
+            left = work_gap
+            while (left := self._run_guest(True, left)) == 0:
+                self._planned_exit(work_kind, handling, idle)
+                left, work_kind, handling, idle = self._draw_work()
+        except _Stopped:
+            pass
+        result = self._report()
+        self._finishing = True
+        self.tally.phase = "readout"
+        if self.design.has_guest_perf:
+            self.perf.read_out()
+        self.design.finish()
+        result["counters"] = [event.report() for event in self.perf.events] if self.design.has_guest_perf else []
+        result["host"] = self.host.finish() if self.design.has_host else []
+        return result
+
+    def _start(self) -> None:
+        self.host.start(self.design.host_events)
+        if self.design.has_host:
+            self._load_and_enter(self.design.has_put)
+        else:
+            self.in_guest = True
+        if self.design.has_guest_perf:
+            self.perf.set_up()
+
+    def _report(self) -> dict[str, object]:
+        tally = self.tally
+        pending = (self._in_flight is not None) + self._vector_pending + self._pmi_requested
+        return {
+            "w": self.clocks.wall,
+            "clocks": list(self.clocks.cycles),
+            "exits": list(tally.exits),
+            "pmu_exits": dict(tally.pmu_exits),
+            "host_interrupts": tally.host_interrupts,
+            "switches": tally.switches,
+            "refused": tally.refused,
+            "handlers": tally.handlers,
+            "pmi": {**tally.pmi, "pending": int(pending)},
+            "ops": tally.ops,
+            "guest_accesses": tally.guest_accesses,
+            "spent": dict(tally.spent),
+            "reprograms": tally.reprograms,
+            "creates": tally.creates,
+            "stopped": "no-progress" if self._stopped else None,
+        }
+
+    # Draws.
+
+    def _draw_work(self) -> tuple[int, int, int, int]:
+        """Gap, kind, handling and idle cycles of the next exit of the workload."""
+        if self._replay is not None:
+            return self._replay.draw()
+        gap, kind = self._work.draw()
+        if gap >= NEVER:
+            return gap, 0, 0, 0
+        planned = self.plan.exits[kind]
+        return gap, kind, planned.handling, planned.idle
+
+    def _draw_wall(self) -> None:
+        gap, self._wall_kind = self._wall.draw()
+        self._next_wall += gap
+
+    # Time.
+
+    def _advance(self, step: Step) -> list[int]:
+        """Let a step happen; return the hardware counters that wrapped."""
+        self.host.account(step)
+        wrapped = self.hardware.advance(step, self.rates)
+        if step[0][0] in GUEST:
+            self.ideal.advance(step, self.rates)
+        self.clocks.move(step)
+        return wrapped
+
+    def spend(self, activity: int, cycles: int, name: str) -> None:
+        """Host code runs. It never makes a counter wrap: only host events, armed far away, count in it."""
+        self.tally.spent[name] += cycles
+        self._advance(self.clocks.ahead(activity, cycles))
+
+    def pay(self, activity: int, name: str) -> None:
+        """Host code runs for as long as a primitive costs."""
+        self.spend(activity, self.costs[name], name)
+
+    def run_handler(self, name: str) -> None:
+        """Perf code of the guest runs for as long as a primitive costs."""
+        self._run_guest(False, self.costs[name], name)
+
+    def _no_progress(self) -> bool:
+        return not self._finishing and self.clocks.running > 2 * self.plan.end
+
+    def _run_guest(self, work: bool, n: int, name: str = "") -> int:
+        """Run workload or handler code.
+
+        Parameters
+        ----------
+        work : bool
+            Workload code, which ends at the end of the run; otherwise perf code of the guest.
+        n : int
+            Cycles.
+        name : str
+            The primitive that handler code is spent on.
+
+        Returns
+        -------
+        int
+            0, or what was left of ``n`` when the run ended; at least 1 then.
+        """
+        plan, clocks = self.plan, self.clocks
+        while True:
+            if self._no_progress():
+                self._stopped = True
+                raise _Stopped
+            wall = clocks.wall
+            if self._in_flight is not None and wall >= self._in_flight:
+                self._arrive()
+                continue
+            if self._vector_pending:
+                self._vector_pending = False
+                self.interrupt_exit()
+                continue
+            if self.perf.nmi_pending and not self.perf.in_service:
+                self.perf.handle_nmi()
+                continue
+            if clocks.running >= self._next_wall:
+                kind = self._wall_kind
+                self._draw_wall()
+                planned = plan.exits[kind]
+                self._planned_exit(kind, planned.handling, planned.idle)
+                continue
+            if work and wall >= plan.end:
+                return max(n, 1)
+            if n == 0:
+                return 0
+            d = min(n, self._next_wall - clocks.running)
+            if work:
+                d = min(d, plan.end - wall)
+            if self._in_flight is not None:
+                d = min(d, self._in_flight - wall)
+            step = self._to_first_wrap(work, d)
+            d = sum(after - before for _, before, after in step)
+            n -= d
+            if not work:
+                self.tally.spent[name] += d
+            for c in self._advance(step):
+                self._overflow(c)
+            if work and clocks.wall >= plan.end:
+                return max(n, 1)
+
+    def _ahead(self, work: bool, cycles: int) -> Step:
+        return self.clocks.workload_ahead(cycles) if work else self.clocks.ahead(GUEST_HANDLER, cycles)
+
+    def _to_first_wrap(self, work: bool, most: int) -> Step:
+        """The longest step, of at most so many cycles, in which no counter wraps before its last cycle."""
+        if self._cycle_by_cycle:
+            return self._ahead(work, 1)
+        step = self._ahead(work, most)
+        if not self.hardware.would_wrap(step, self.rates):
+            return step
+        # Counts never fall, so the first cycle with a wrapped counter is found by bisection.
+        none, some = 0, most
+        while some - none > 1:
+            middle = (none + some) // 2
+            if self.hardware.would_wrap(self._ahead(work, middle), self.rates):
+                some = middle
+            else:
+                none = middle
+        return self._ahead(work, some)
+
+    # Exits.
+
+    def _planned_exit(self, kind: int, handling: int, idle: int) -> None:
+        """An exit of the workload or a host interrupt."""
+        planned = self.plan.exits[kind]
+        self.tally.exits[kind] += 1
+        self._exit(planned.kind, planned.cpl, planned.emulates, [("handling", handling)], idle)
+
+    def pmu_exit(self, reason: str, handling: Handling, effect: Callable[[], None], emulates: bool = False) -> None:
+        """A kernel exit that the PMU caused."""
+        self.tally.pmu_exits[reason] += 1
+        self._exit(KERNEL, 0, emulates, handling, 0, effect)
+
+    def trapped_access(self, reason: str, effect: Callable[[], None]) -> None:
+        """The guest's access exits and is emulated."""
+        parts = [(name, self.costs[name]) for name in ("handling_kernel", "msr_emulation")]
+        self.pmu_exit(reason, parts, effect, emulates=True)
+
+    def interrupt_exit(self) -> None:
+        """The guest's PMI vector exits as an external interrupt."""
+        self.pmu_exit("EXTERNAL_INTERRUPT", [("interrupt_exit", self.costs["interrupt_exit"])], self.request_pmi)
+
+    def _exit(
+        self,
+        kind: int,
+        cpl: int,
+        emulates: bool,
+        handling: Handling,
+        idle: int,
+        effect: Callable[[], None] = lambda: None,
+    ) -> None:
+        """The time line of one exit, from guest mode to guest mode."""
+        design = self.design
+        self.in_guest = False
+        design.leave_guest()
+        if kind == FASTPATH and emulates and design.refuses_fastpath():
+            self.tally.refused += 1
+            kind = KERNEL
+            handling = [*handling, ("fastpath_refused", self.costs["fastpath_refused"])]
+        self.pay(design.host_activity, "vm_exit")
+        if design.stores_global_ctrl():
+            self.pay(design.host_activity, "msr_list_entry")
+        self.arrival_check()
+
+        switched = design.switches_at(kind == FASTPATH)
+        if switched:
+            design.put()
+            self.arrival_check()
+
+        for name, cycles in handling:
+            in_kernel = min(cycles, self.costs["handling_kernel"]) if kind == USERSPACE else cycles
+            self.spend(design.host_activity, in_kernel, name)
+            self.spend(HOST_TASK, cycles - in_kernel, name)
+        if idle > 0:
+            design.block()
+            self.spend(IDLE, idle, "idle")
+            design.wake()
+        effect()
+        if emulates:
+            self._retire(cpl)
+        self.arrival_check()
+
+        if kind != FASTPATH:
+            self._serve_host_interrupts()
+            if self._vector_pending:
+                self._vector_pending = False
+                self.pay(design.host_activity, "interrupt_exit")
+                self.request_pmi()
+            design.reprogram()
+            if self._pmi_requested:
+                self._pmi_requested = False
+                self.pay(design.host_activity, "pmi_injection")
+                self.deliver_pmi()
+            self.arrival_check()
+
+        self._load_and_enter(switched)
+        if self._stopped and not self._finishing:
+            raise _Stopped
+
+    def _load_and_enter(self, load: bool) -> None:
+        design = self.design
+        if load:
+            design.load()
+            self.arrival_check()
+        self.pay(design.host_activity, "vm_entry")
+        self.arrival_check()
+        design.enter_guest()
+        self.in_guest = True
+        design.entered()
+
+    def _serve_host_interrupts(self) -> None:
+        """Interrupts that became due while the host ran are served without another exit."""
+        while self.clocks.running >= self._next_wall:
+            if self._no_progress():
+                self._stopped = True
+                return
+            self.tally.host_interrupts += 1
+            kind = self._wall_kind
+            self._draw_wall()
+            self.spend(self.design.host_activity, self.plan.exits[kind].handling, "handling")
+
+    def _retire(self, cpl: int) -> None:
+        """One occurrence of ``instructions`` outside all clocks."""
+        ideal = set()
+        for c in self.ideal.all:
+            if self.ideal.enabled(c) and self.ideal.event(c) == INSTRUCTIONS and self.ideal.counts_level(c, cpl):
+                self.ideal.counter[c] = (self.ideal.counter[c] + 1) % self.ideal.modulus(c)
+                ideal.add(c)
+        self.perf.account_instruction(ideal, self.design.retire(cpl))
+
+    # PMIs.
+
+    def _overflow(self, c: int) -> None:
+        """A hardware counter wrapped."""
+        self.hardware.status |= 1 << c
+        if not self.hardware.interrupts(c):
+            return
+        self.tally.pmi["raised"] += 1
+        if self._in_flight is not None:
+            self.tally.pmi["coalesced"] += 1
+        else:
+            skid = self.plan.cpu.skid
+            self._in_flight = self.clocks.wall + uniform(self._skid.draw(), skid.minimum, skid.maximum)
+
+    def arrival_check(self) -> None:
+        """In host mode: a PMI in flight may arrive now."""
+        if self._in_flight is not None and self.clocks.wall >= self._in_flight:
+            self._arrive()
+
+    def _arrive(self) -> None:
+        self._in_flight = None
+        if self.lvtpc.masked:
+            self.tally.pmi["lost"] += 1
+            return
+        # The local APIC sets the mask when it delivers a PMI (SDM vol. 3B, "Generating an Interrupt on Overflow").
+        self.lvtpc.masked = True
+        if self.in_guest:
+            self.design.pmi_in_guest()
+        else:
+            self.design.pmi_in_host()
+
+    def pend_vector(self) -> None:
+        """The guest's vector waits in the local APIC while the host has interrupts disabled."""
+        if self._vector_pending:
+            self.tally.pmi["coalesced"] += 1
+        self._vector_pending = True
+
+    def request_pmi(self) -> None:
+        """KVM_REQ_PMI."""
+        if self._pmi_requested:
+            self.tally.pmi["coalesced"] += 1
+        self._pmi_requested = True
+
+    def deliver_pmi(self) -> None:
+        """kvm_pmu_deliver_pmi(): through the guest's LVTPC, which an Intel guest finds masked afterwards."""
+        if self.guest_lvtpc_masked:
+            self.tally.pmi["lost"] += 1
+            return
+        self.guest_lvtpc_masked = True
+        if self.perf.nmi_pending:
+            self.tally.pmi["coalesced"] += 1
+        else:
+            self.perf.nmi_pending = True
+            self.tally.pmi["delivered"] += 1
+
+
+def run(plan: Plan, cycle_by_cycle: bool = False) -> dict[str, object]:
+    """Run a plan.
+
+    Parameters
+    ----------
+    plan : Plan
+        A scenario reduced to integers.
+    cycle_by_cycle : bool
+        Advance guest code one cycle at a time; the same result, much slower.
+
+    Returns
+    -------
+    dict
+        The output of ``docs/machine.md``, section 12.
+    """
+    return Machine(plan, cycle_by_cycle).run()

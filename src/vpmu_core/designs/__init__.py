@@ -1,0 +1,1 @@
+"""One compiled module for each vPMU design: a table of reactions that the machine calls."""

@@ -1,0 +1,180 @@
+# cython: freethreading_compatible=True
+"""Design ``emulated``: every access traps and each guest counter is backed by a host perf event (KVM since 2011)."""
+from cpython.pycapsule cimport PyCapsule_New
+from libc.string cimport memset
+
+from vpmu_core._types cimport int64_t, lowest_bit, uint32_t, uint64_t
+from vpmu_core.hostperf cimport (
+    host_global_ctrl, host_nmi_handler, perf_block, perf_create, perf_enable, perf_pause, perf_period, perf_read, perf_release,
+    perf_wake, place_host_events,
+)
+from vpmu_core.kvmpmu cimport access_registers, counting_at, locally_enabled, recompute_counting
+from vpmu_core.pmu cimport FIXED_SLOT, LVTPC_NMI, SELECTOR_OS, SELECTOR_USR, bits_of, enabled, slots_of, width_mask
+from vpmu_core.timeline cimport (
+    ACCESS_COUNTER, ACCESS_RDPMC, CAUSE_NONE, CAUSE_NOT_SCHEDULED, COST_REPROGRAM, EFFECT_NMI, EXIT_EXCEPTION_NMI, HOST_ACTIVE,
+    KERNEL, access_t, design_t, guest_event_t, machine_t, meter, request_guest_pmi, spend, vcpu_counter_t, vm_exit,
+)
+
+
+cdef void _start(machine_t *m) noexcept nogil:
+    m.hardware.lvtpc = LVTPC_NMI
+    m.hardware.global_ctrl = 0
+    place_host_events(m)
+
+
+cdef bint _backed(const machine_t *m, int slot) noexcept nogil:
+    cdef const vcpu_counter_t *c = &m.vcpu[slot]
+    return c.event >= 0 and not c.paused and m.host_event[c.event].state == HOST_ACTIVE
+
+
+cdef void _update_ledger(machine_t *m) noexcept nogil:
+    """A guest counter that should count but has no counting event loses what the ideal one counts."""
+    cdef uint32_t on = enabled(&m.ideal, True) | enabled(&m.ideal, False)
+    cdef guest_event_t *e
+    cdef int i
+    for i in range(m.guest_events):
+        e = &m.guest_event[i]
+        if e.active and on >> e.slot & 1 and not _backed(m, e.slot):
+            meter(m, e, CAUSE_NOT_SCHEDULED)
+        else:
+            meter(m, e, CAUSE_NONE)
+    m.ledger_stale = False
+
+
+cdef void _leave(machine_t *m) noexcept nogil:
+    m.hardware.global_ctrl = host_global_ctrl(m, False)
+
+
+cdef void _enter(machine_t *m) noexcept nogil:
+    m.hardware.global_ctrl = host_global_ctrl(m, True)
+    if m.ledger_stale:
+        _update_ledger(m)
+
+
+cdef inline int64_t _sample_period(uint64_t counter, uint64_t mask) noexcept nogil:
+    # KVM get_sample_period(): up to the wrap, or a whole turn from 0.
+    cdef uint64_t period = (0 - counter) & mask
+    return <int64_t>(period if period else mask + 1)
+
+
+cdef uint64_t _live_count(machine_t *m, const vcpu_counter_t *c) noexcept nogil:
+    if c.event >= 0 and not c.paused:
+        return perf_read(m, c.event)
+    return 0
+
+
+cdef void _access(machine_t *m, access_t *a) noexcept nogil:
+    cdef vcpu_counter_t *c = &m.vcpu[a.slot]
+    cdef uint64_t mask = width_mask(&m.guest, a.slot)
+    m.ledger_stale = True
+    if a.access == ACCESS_RDPMC:
+        a.value = (c.counter + c.emulated + _live_count(m, c)) & mask
+    elif a.access == ACCESS_COUNTER:
+        # The running event is offset, not restarted.
+        c.emulated = 0
+        c.counter = (a.value - _live_count(m, c)) & mask
+        if c.event >= 0 and not c.paused:
+            perf_period(m, c.event, _sample_period(c.counter, mask))
+    else:
+        access_registers(m, a)
+
+
+cdef uint32_t _retire(machine_t *m, int cpl) noexcept nogil:
+    cdef uint32_t counted = counting_at(m, cpl), left = counted
+    while left:
+        m.vcpu[lowest_bit(left)].emulated += 1
+        left &= left - 1
+    m.reprogram |= counted
+    return counted
+
+
+cdef uint64_t _fixed_selector(const machine_t *m, int slot) noexcept nogil:
+    # The architectural event of a fixed counter in a selector's encoding, with the levels of its field.
+    cdef uint64_t nibble = m.guest.fixed_ctr_ctrl >> 4 * (slot - FIXED_SLOT) & 15
+    cdef uint64_t code = 0x00C0
+    if slot == FIXED_SLOT + 1:
+        code = 0x003C
+    elif slot == FIXED_SLOT + 2:
+        code = 0x0300
+    elif slot == FIXED_SLOT + 3:
+        code = 0x01A4
+    return code | (SELECTOR_OS if nibble & 1 else 0) | (SELECTOR_USR if nibble & 2 else 0)
+
+
+cdef void _reprogram(machine_t *m, int slot) noexcept nogil:
+    """reprogram_counter() of one guest counter."""
+    cdef vcpu_counter_t *c = &m.vcpu[slot]
+    cdef uint64_t mask = width_mask(&m.guest, slot), previous, key, selector
+    cdef uint32_t bit = <uint32_t>1 << slot
+    cdef bint overflow
+    cdef int64_t period
+    spend(m, COST_REPROGRAM)
+    m.reprograms += 1
+    if c.event >= 0 and not c.paused:
+        c.counter = (c.counter + perf_pause(m, c.event)) & mask
+    c.paused = True
+    previous = c.counter
+    c.counter = (c.counter + c.emulated) & mask
+    c.emulated = 0
+    overflow = c.counter < previous
+    if not locally_enabled(m, slot) or not slots_of(m.guest.global_ctrl) & bit:
+        return
+    if overflow:
+        m.guest.global_status |= bits_of(bit)
+        if m.guest.interrupt & bit:
+            m.pmi.raised += 1
+            request_guest_pmi(m)
+    period = _sample_period(c.counter, mask)
+    if slot < FIXED_SLOT:
+        selector = key = m.guest.selector[slot]
+    else:
+        selector = _fixed_selector(m, slot)
+        key = m.guest.fixed_ctr_ctrl >> 4 * (slot - FIXED_SLOT) & 15
+    if c.event >= 0 and c.key == key and m.reuse:
+        perf_period(m, c.event, period)
+        perf_enable(m, c.event)
+    else:
+        if c.event >= 0:
+            perf_release(m, c.event)
+        c.event = -1
+        c.key = key
+        c.event = perf_create(m, slot, selector, period)
+    c.paused = False
+
+
+cdef void _requests(machine_t *m) noexcept nogil:
+    cdef uint32_t processed = m.reprogram, left = processed
+    m.reprogram = 0
+    m.ledger_stale = True
+    while left:
+        _reprogram(m, lowest_bit(left))
+        left &= left - 1
+    recompute_counting(m, processed)
+
+
+cdef void _arrive(machine_t *m) noexcept nogil:
+    if m.in_guest:
+        m.pmu_exits[EXIT_EXCEPTION_NMI] += 1
+        vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_NMI, NULL)
+    else:
+        m.pmi.skid_past_exit += 1
+        host_nmi_handler(m)
+
+
+cdef design_t _DESIGN
+memset(&_DESIGN, 0, sizeof(design_t))
+_DESIGN.start = _start
+_DESIGN.leave = _leave
+_DESIGN.enter = _enter
+_DESIGN.requests = _requests
+_DESIGN.block = perf_block
+_DESIGN.wake = perf_wake
+_DESIGN.arrive = _arrive
+_DESIGN.nmi = host_nmi_handler
+_DESIGN.access = _access
+_DESIGN.retire = _retire
+
+
+def reactions():
+    """Return the design's table of reactions as a capsule for the machine."""
+    return PyCapsule_New(<void *>&_DESIGN, "vpmu.design", NULL)

@@ -1,0 +1,40 @@
+# cython: freethreading_compatible=True
+"""Design ``none``: no PMU in the guest; host perf lives as beside any guest (Linux intel_guest_get_msrs())."""
+from cpython.pycapsule cimport PyCapsule_New
+from libc.string cimport memset
+
+from vpmu_core.hostperf cimport host_global_ctrl, place_host_events
+from vpmu_core.pmu cimport LVTPC_NMI
+from vpmu_core.timeline cimport design_t, machine_t
+
+
+cdef void _start(machine_t *m) noexcept nogil:
+    m.hardware.lvtpc = LVTPC_NMI
+    m.hardware.global_ctrl = 0
+    place_host_events(m)
+
+
+cdef void _leave(machine_t *m) noexcept nogil:
+    m.hardware.global_ctrl = host_global_ctrl(m, False)
+
+
+cdef void _enter(machine_t *m) noexcept nogil:
+    m.hardware.global_ctrl = host_global_ctrl(m, True)
+
+
+cdef void _arrive(machine_t *m) noexcept nogil:
+    # Counting host events never wrap within a run, so no PMI is ever raised.
+    m.stray_counts += 1
+
+
+cdef design_t _DESIGN
+memset(&_DESIGN, 0, sizeof(design_t))
+_DESIGN.start = _start
+_DESIGN.leave = _leave
+_DESIGN.enter = _enter
+_DESIGN.arrive = _arrive
+
+
+def reactions():
+    """Return the design's table of reactions as a capsule for the machine."""
+    return PyCapsule_New(<void *>&_DESIGN, "vpmu.design", NULL)

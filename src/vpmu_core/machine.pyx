@@ -1,0 +1,355 @@
+# cython: freethreading_compatible=True
+"""The compiled machine: a plan in, a dictionary of integers out (docs/machine.md)."""
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from vpmu_core._types cimport NEVER, int64_t, uint16_t, uint32_t, uint64_t
+from vpmu_core.guestperf cimport pmi_handler, read_out, set_up
+from vpmu_core.hostperf cimport read_host_events
+from vpmu_core.pmu cimport EVENTS, FIXED_SLOT, LVTPC_MASKED, NO_EVENT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS, reset
+from vpmu_core.random cimport logarithm_table, sfc64_seed, stream_t
+from vpmu_core.registers cimport RegisterFile
+from vpmu_core.timeline cimport (
+    ACTIVITIES, CAUSE_NONE, CAUSES, COSTS, HOST_ERROR, MAX_GUEST_EVENTS, MAX_STEPS, OP_CLASSES, ORIGINS, PHASE_READOUT,
+    PHASE_RUN, PHASE_SETUP, PHASES, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, design_t, guest_event_t, host_event_t,
+    machine_t, meter, perf_count_t, planned_exit_t, run, start, synchronise_ideal,
+)
+
+import numpy as np
+
+from vpmu._costs import COST_NAMES
+from vpmu._plan import ACCESSES
+from vpmu._registers import register_file
+from vpmu_core.designs import bare_metal, dedicated, emulated, mediated, none
+
+DESIGNS = {
+    "none": none.reactions,
+    "bare-metal": bare_metal.reactions,
+    "emulated": emulated.reactions,
+    "mediated": mediated.reactions,
+    "dedicated": dedicated.reactions,
+}
+CAUSE_NAMES = (None, "not_scheduled", "emulated_instruction", "window", "pmu_disabled", "ceded", "host_stale")
+OP_NAMES = ("rdmsr", "rdpmc", "wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
+ORIGIN_NAMES = ("host", "hypervisor", "guest")
+PHASE_NAMES = ("setup", "run", "readout")
+PMU_EXIT_NAMES = ("MSR_WRITE", "MSR_READ", "RDPMC", "EXTERNAL_INTERRUPT", "EXCEPTION_NMI")
+
+cdef int64_t SLICE = 1 << 16  # guest segments between two returns to Python, a few tens of milliseconds
+
+
+cdef class Machine:
+    """One logical CPU with one vCPU.
+
+    A life in three steps: make one from a plan, :meth:`advance` it until it is done, take the :meth:`result`.
+    ``advance`` after ``extend`` goes on where the run ended: a shorter run is a prefix of a longer one.
+
+    Parameters
+    ----------
+    plan : vpmu._plan.Plan
+        The scenario as integers.
+    """
+
+    cdef machine_t m
+    cdef planned_exit_t *exits
+    cdef uint64_t *exit_count
+    cdef Py_ssize_t n_exits
+    cdef object keep  # arrays that the machine points into
+    cdef RegisterFile hardware_file
+    cdef RegisterFile guest_file
+    cdef readonly object plan
+
+    def __cinit__(self):
+        memset(&self.m, 0, sizeof(machine_t))
+        self.exits = NULL
+        self.exit_count = NULL
+
+    def __dealloc__(self):
+        free(self.exits)
+        free(self.exit_count)
+
+    def __init__(self, plan):
+        cdef machine_t *m = &self.m
+        cdef int i
+        if self.exits != NULL:
+            raise RuntimeError("a machine is initialised once")
+        self.plan = plan
+        self.keep = []
+        self._fill_clocks(plan)
+        self._fill_pmus(plan)
+        self._fill_exits(plan)
+        self._fill_guest_events(plan)
+        self._fill_host_events(plan)
+        self._fill_design(plan)
+        m.budget = SLICE
+        m.pmi_arrival = NEVER
+        for i in range(SLOTS):
+            m.vcpu[i].event = -1
+            m.rated_event[i] = NO_EVENT
+        start(m)
+        m.phase = PHASE_SETUP
+        with nogil:
+            set_up(m)
+        m.phase = PHASE_RUN
+
+    def _fill_clocks(self, plan):
+        cdef machine_t *m = &self.m
+        m.end = plan.end
+        m.user_share = plan.user_share
+        for a in range(ACTIVITIES):
+            for e, rate in enumerate(plan.rates[a]):
+                m.rate[a][e] = rate
+        for i, name in enumerate(COST_NAMES):
+            m.cost[i] = plan.costs[name]
+        m.skid_minimum = plan.cpu.skid.minimum
+        m.skid_range = plan.cpu.skid.maximum - plan.cpu.skid.minimum + 1
+        self._seed(plan.seeds["skid"], m.skid.s)
+
+    cdef _seed(self, words, uint64_t *state):
+        cdef uint64_t seed[3]
+        cdef stream_t stream
+        seed[0], seed[1], seed[2] = words
+        sfc64_seed(&stream.generator, seed)
+        memcpy(state, stream.generator.s, sizeof(stream.generator.s))
+
+    def _fill_pmus(self, plan):
+        cdef machine_t *m = &self.m
+        own = plan.design in ("bare-metal", "dedicated")
+        self.hardware_file = register_file(plan.cpu)
+        self.guest_file = register_file(plan.cpu if own else plan.guest_cpu)
+        reset(&m.hardware, &self.hardware_file.file)
+        reset(&m.guest, &self.guest_file.file)
+        reset(&m.ideal, &self.guest_file.file)
+        width = plan.cpu.gp_width if own else plan.guest_cpu.gp_width
+        full = (plan.cpu if own else plan.guest_cpu).full_width_writes
+        m.guest_max_period = (1 << (width - 1 if full else 31)) - 1
+
+    cdef const void *_column(self, values, dtype) except? NULL:
+        array = np.ascontiguousarray(values, dtype=dtype)
+        self.keep.append(array)
+        cdef size_t address = array.ctypes.data
+        return <const void *>address
+
+    cdef _fill_stream(self, stream_t *stream, planned, seed):
+        stream.mean_gap = planned.mean_gap
+        stream.regular = planned.regular
+        stream.logarithm = logarithm_table()
+        stream.n = len(planned.kinds)
+        if not stream.n:
+            stream.mean_gap = 0
+        stream.threshold = <const uint32_t *>self._column([min(t, 0xFFFFFFFF) for t in planned.threshold], np.uint32)
+        stream.alias = <const uint16_t *>self._column(planned.alias, np.uint16)
+        stream.kind = <const uint16_t *>self._column(planned.kinds, np.uint16)
+        self._seed(seed, stream.generator.s)
+
+    def _fill_exits(self, plan):
+        cdef machine_t *m = &self.m
+        cdef planned_exit_t *e
+        self.n_exits = len(plan.exits)
+        self.exits = <planned_exit_t *>calloc(self.n_exits + 1, sizeof(planned_exit_t))
+        self.exit_count = <uint64_t *>calloc(self.n_exits + 1, sizeof(uint64_t))
+        if self.exits == NULL or self.exit_count == NULL:
+            raise MemoryError
+        for i, planned in enumerate(plan.exits):
+            e = &self.exits[i]
+            e.handling = planned.handling
+            e.idle = planned.idle
+            e.kind = planned.kind
+            e.cpl = planned.cpl
+            e.emulates = planned.emulates
+        m.exits = self.exits
+        m.exit_count = self.exit_count
+        self._fill_stream(&m.work_stream, plan.work, plan.seeds["work"])
+        self._fill_stream(&m.wall_stream, plan.wall, plan.seeds["wall"])
+        if plan.trace is not None:
+            trace = plan.trace
+            m.trace.n = trace.gap.size
+            m.trace.repeat = trace.repeat and trace.gap.size
+            m.trace.gap = <const int64_t *>self._column(trace.gap, np.int64)
+            m.trace.kind = <const uint16_t *>self._column(trace.kind, np.uint16)
+            m.trace.handling = <const int64_t *>self._column(trace.handling, np.int64)
+            m.trace.idle = <const int64_t *>self._column(trace.idle, np.int64)
+            m.work_stream.mean_gap = 0
+        if plan.design == "bare-metal":
+            m.work_stream.mean_gap = m.wall_stream.mean_gap = 0
+            m.trace.gap = NULL
+
+    def _fill_guest_events(self, plan):
+        cdef machine_t *m = &self.m
+        cdef guest_event_t *e
+        if len(plan.guest_events) > MAX_GUEST_EVENTS:
+            raise ValueError(f"{len(plan.guest_events)} guest events do not fit {MAX_GUEST_EVENTS}")
+        m.guest_events = len(plan.guest_events)
+        m.has_guest_perf = m.guest_events > 0
+        for i, planned in enumerate(plan.guest_events):
+            e = &m.guest_event[i]
+            e.slot = planned.counter if planned.counter < 32 else planned.counter - 32 + FIXED_SLOT
+            e.event = planned.event
+            e.selector = planned.selector | SELECTOR_INT
+            e.sampling = planned.period > 0
+            e.perf.period = planned.period if planned.period else m.guest_max_period
+            e.perf.period_left = e.perf.period
+
+    def _fill_host_events(self, plan):
+        cdef machine_t *m = &self.m
+        cdef host_event_t *e
+        for i in range(EVENTS):
+            m.host_allowed[i] = plan.gp_constraint[i] | plan.fixed_constraint[i] << FIXED_SLOT
+        if len(plan.host_events) > MAX_GUEST_EVENTS:
+            raise ValueError(f"{len(plan.host_events)} host events do not fit {MAX_GUEST_EVENTS}")
+        m.host_events = len(plan.host_events)
+        m.has_host = m.host_events > 0
+        for i, planned in enumerate(plan.host_events):
+            e = &m.host_event[i]
+            e.in_use = 1
+            e.event = planned.event
+            e.selector = (planned.selector & 0xFFFF) | SELECTOR_INT
+            e.selector |= (SELECTOR_USR if planned.user else 0) | (SELECTOR_OS if planned.kernel else 0)
+            e.allowed = (planned.gp_mask | planned.fixed_mask << FIXED_SLOT) & m.hardware.slots
+            e.user = planned.user
+            e.kernel = planned.kernel
+            e.exclude_guest = planned.exclude_guest
+            e.exclude_host = planned.exclude_host
+            e.guest_slot = -1
+            e.slot = -1
+            e.previous_slot = -1
+            e.perf.period = e.perf.period_left = (1 << (plan.cpu.gp_width - 1)) - 1
+
+    def _fill_design(self, plan):
+        cdef machine_t *m = &self.m
+        capsule = DESIGNS[plan.design]()
+        m.design = <const design_t *>PyCapsule_GetPointer(capsule, "vpmu.design")
+        m.guest_pmi_handler = pmi_handler
+        m.traps = sum([1 << ACCESSES.index(access) for access in plan.traps])
+        m.every_exit = plan.options.get("scope") == "every-exit"
+        m.reuse = plan.options.get("reuse", True)
+        m.list_entry = (
+            plan.design == "mediated" and not plan.cpu.exit_save_global_ctrl and "global_ctrl" not in plan.traps
+        )
+        if plan.sequence is not None:
+            load, put = plan.sequence.programs()
+            m.loads, m.puts = len(load), len(put)
+            for i, (operation, flags) in enumerate(load):
+                m.load[i].operation, m.load[i].flags = operation, flags
+            for i, (operation, flags) in enumerate(put):
+                m.put[i].operation, m.put[i].flags = operation, flags
+
+    def advance(self):
+        """Run for one slice, at most some tens of milliseconds.
+
+        Returns
+        -------
+        bool
+            Whether the run is over.
+        """
+        self.m.budget = SLICE
+        with nogil:
+            run(&self.m)
+        return self.m.ended or self.m.stopped != RUNNING
+
+    @property
+    def progress(self):
+        """Wall cycles so far and wall cycles to run."""
+        return self.m.wall, self.m.end
+
+    def extend(self, uint64_t end):
+        """Let the run go on to a later end, in wall cycles from the start."""
+        if end < self.m.end:
+            raise ValueError(f"end {end} is before the end of the run so far, {self.m.end}")
+        self.m.end = end
+        self.m.ended = False
+
+    def result(self):
+        """Read guest perf out on a copy of the machine and return everything as a dictionary of integers."""
+        cdef machine_t *copy = <machine_t *>calloc(1, sizeof(machine_t))
+        if copy == NULL:
+            raise MemoryError
+        try:
+            memcpy(copy, &self.m, sizeof(machine_t))
+            out = self._totals(&self.m)
+            exits = [self.exit_count[i] for i in range(self.n_exits)]
+            read_host_events(copy)
+            out["host"] = [self._host(&copy.host_event[i]) for i in range(len(self.plan.host_events))]
+            with nogil:
+                self._read_out(copy)
+            # The copy shares the array of exit counts.
+            for i in range(self.n_exits):
+                self.exit_count[i] = exits[i]
+            out["exits"] = exits
+            out["ops"] = {
+                PHASE_NAMES[p]: {
+                    ORIGIN_NAMES[o]: {OP_NAMES[c]: copy.ops[p][o][c] for c in range(OP_CLASSES)} for o in range(ORIGINS)
+                }
+                for p in range(PHASES)
+            }
+            out["guest_accesses"] = {
+                PHASE_NAMES[p]: {
+                    way: {OP_NAMES[c]: copy.accesses[p][w][c] for c in range(OP_CLASSES)}
+                    for w, way in enumerate(("direct", "trapped"))
+                }
+                for p in range(PHASES)
+            }
+            out["counters"] = [self._counter(&copy.guest_event[i]) for i in range(copy.guest_events)]
+            out["stray_counts"] = copy.stray_counts
+            return out
+        finally:
+            free(copy)
+
+    cdef void _read_out(self, machine_t *copy) noexcept nogil:
+        cdef int i
+        copy.finishing = True
+        copy.stopped = RUNNING
+        copy.phase = PHASE_READOUT
+        read_out(copy)
+        for i in range(copy.guest_events):
+            meter(copy, &copy.guest_event[i], CAUSE_NONE)
+
+    cdef object _totals(self, const machine_t *m):
+        pending = (m.pmi_arrival != NEVER) + bool(m.vector_pending) + bool(m.pmi_requested)
+        spent = {name: m.spent[i] for i, name in enumerate(COST_NAMES)}
+        spent["handling"] = m.spent[SPENT_HANDLING]
+        spent["idle"] = m.spent[SPENT_IDLE]
+        return {
+            "w": m.wall,
+            "clocks": [m.clock[a] for a in range(ACTIVITIES)],
+            "exits": [],
+            "pmu_exits": {PMU_EXIT_NAMES[i]: m.pmu_exits[i] for i in range(PMU_EXITS)},
+            "host_interrupts": m.host_interrupts,
+            "switches": m.switches,
+            "refused": m.refused,
+            "handlers": m.handlers,
+            "pmi": {
+                "raised": m.pmi.raised,
+                "delivered": m.pmi.delivered,
+                "coalesced": m.pmi.coalesced,
+                "lost": m.pmi.lost,
+                "pending": pending,
+                "skid_past_exit": m.pmi.skid_past_exit,
+            },
+            "spent": spent,
+            "reprograms": m.reprograms,
+            "creates": m.creates,
+            "stopped": None if m.stopped == RUNNING else "no-progress",
+        }
+
+    cdef object _ledger(self, const uint64_t *causes):
+        return {CAUSE_NAMES[i]: causes[i] for i in range(1, CAUSES) if causes[i]}
+
+    cdef object _counter(self, const guest_event_t *e):
+        return {
+            "value": e.perf.count,
+            "ideal": e.ideal,
+            "losses": self._ledger(e.losses),
+            "gains": self._ledger(e.gains),
+            "samples": e.samples,
+        }
+
+    cdef object _host(self, const host_event_t *e):
+        return {
+            "value": e.perf.count,
+            "ideal": e.ideal,
+            "losses": self._ledger(e.losses),
+            "gains": self._ledger(e.gains),
+            "state": "error" if e.state == HOST_ERROR else "active",
+        }

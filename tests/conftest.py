@@ -1,0 +1,71 @@
+"""What all tests share: the two implementations of the PMU and the hypothesis profiles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import vpmu
+import vpmu.reference
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
+settings.register_profile(
+    "nightly",
+    max_examples=10_000,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session", params=["core", "reference"])
+def pmu_class(request: pytest.FixtureRequest) -> Any:
+    """Both implementations of the PMU, one after the other."""
+    return vpmu.Pmu if request.param == "core" else vpmu.reference.Pmu
+
+
+def _accepts(pmu: Any, msr: int, value: int) -> bool:
+    before = pmu.state()
+    fault = None
+    try:
+        pmu.wrmsr(msr, value)
+    except vpmu.GeneralProtectionFault as error:
+        fault = error
+    if fault is None:
+        return True
+    assert (fault.msr, fault.value) == (msr, value)
+    assert fault.reason
+    assert pmu.state() == before
+    return False
+
+
+@pytest.fixture(scope="session")
+def accepts() -> Callable[[Any, int, int], bool]:
+    """Tell whether a WRMSR goes through; one that faults must leave everything as it was."""
+    return _accepts
+
+
+@pytest.fixture(scope="session")
+def legal_bits() -> Callable[[Any, int], int]:
+    """Find the bits of an MSR that may be written as 1, each alone."""
+    return lambda pmu, msr: sum(1 << bit for bit in range(64) if _accepts(pmu, msr, 1 << bit))
+
+
+@pytest.fixture(scope="session")
+def exists() -> Callable[[Any, int], bool]:
+    """Tell whether an MSR can be read."""
+
+    def tell(pmu: Any, msr: int) -> bool:
+        fault = None
+        try:
+            pmu.rdmsr(msr)
+        except vpmu.GeneralProtectionFault as error:
+            fault = error
+        assert fault is None or (fault.msr, fault.value) == (msr, None)
+        return fault is None
+
+    return tell

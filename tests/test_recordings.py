@@ -1,0 +1,662 @@
+"""Recordings are read as their rules say: expected numbers come from reading the files by eye."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from vpmu._errors import RecordingError
+from vpmu.recordings import ExitRow, TableRecording, TraceRecording, parse_recording
+
+SYNTHETIC = Path(__file__).resolve().parent / "recordings"
+REAL = Path(__file__).resolve().parents[1].parent / "shared" / "recordings"
+
+
+def real(prefix: str) -> Path:
+    """Find a real recording by its number, or skip the test."""
+    found = sorted(REAL.glob(f"{prefix}_*.txt"))
+    if not found:
+        pytest.skip("the real recordings are not here")
+    return found[0]
+
+
+def table_of(path: Path, **choice: int) -> TableRecording:
+    recording = parse_recording(path, **choice)
+    assert isinstance(recording, TableRecording)
+    return recording
+
+
+def trace_of(path: Path, **choice: int) -> TraceRecording:
+    recording = parse_recording(path, **choice)
+    assert isinstance(recording, TraceRecording)
+    return recording
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode())
+    return path
+
+
+def brief(rows: tuple[ExitRow, ...]) -> list[tuple[str, int, int]]:
+    return [(row.reason, row.count, row.mean_ns) for row in rows]
+
+
+def names(trace: TraceRecording) -> list[str]:
+    return [trace.reasons[index] for index in trace.reason]
+
+
+def said(recording: TableRecording | TraceRecording, words: str) -> bool:
+    return any(words in message for message in recording.messages)
+
+
+# Real tables ------------------------------------------------------------------------------------------
+
+
+def test_real_fio_has_two_tables() -> None:
+    first = table_of(real("07"))
+    assert brief(first.rows) == [
+        ("EPT_MISCONFIG", 797440, 600),
+        ("MSR_WRITE", 3672, 1520),
+        ("EXTERNAL_INTERRUPT", 1638, 810),
+    ]
+    assert sum(row.count for row in first.rows) == 802_750
+    assert (first.table, first.tables, first.caption) == (1, 2, "w/o this patch (duration:10s):")
+    assert first.rows[0] == ExitRow("EPT_MISCONFIG", 797440, 600, 4, 390, 57920)
+    assert first.total_samples is None
+    assert first.missing_share == 0.0
+    assert first.skipped_lines == first.dropped_pmu == 0
+    assert len(first.messages) == 1
+    assert "2 tables" in first.messages[0]
+    assert "--table N" in first.messages[0]
+
+    second = table_of(real("07"), table=2)
+    assert sum(row.count for row in second.rows) == 4190
+    assert [row.mean_ns for row in second.rows] == [1740, 1370, 1300]
+    assert second.caption == "w/ this patch (duration:10s):"
+    assert second.messages == ()
+
+    with pytest.raises(RecordingError, match="no table 3: the file has 2 tables"):
+        parse_recording(real("07"), table=3)
+
+
+def test_real_sysbench_sums_to_its_total() -> None:
+    table = table_of(real("05"))
+    assert table.total_samples == 25898 == sum(row.count for row in table.rows)
+    assert len(table.rows) == 9
+    assert table.rows[3] == ExitRow("HLT", 2232, 30_567_940, 42, 560, 1_001_118_990)
+    assert table.rows[-1] == ExitRow("EXCEPTION_NMI", 4, 470, 47, 420, 560)
+    assert table.caption == "$ sudo perf kvm stat report --event=vmexit"
+    assert table.messages == ()
+
+
+def test_real_hackbench_has_four_cut_tables() -> None:
+    expected = [
+        (5417390, 1080, 0.0999),
+        (6726109, 580, 0.0927),
+        (2681713, 730, 0.0702),
+        (2953447, 400, 0.0752),
+    ]
+    for index, (count, mean, missing) in enumerate(expected, 1):
+        table = table_of(real("08"), table=index)
+        assert brief(table.rows) == [("MSR_WRITE", count, mean)]
+        assert table.tables == 4
+        assert table.missing_share == pytest.approx(missing)
+        assert said(table, "rows that are not in the file")
+        assert table.caption == ("Before patch:" if index % 2 else "After patch:")
+
+
+def test_real_indented_report_and_live() -> None:
+    report, live = table_of(real("11")), table_of(real("11"), table=2)
+    assert (report.total_samples, sum(row.count for row in report.rows), len(report.rows)) == (866, 866, 7)
+    assert (live.total_samples, sum(row.count for row in live.rows), len(live.rows)) == (181, 181, 5)
+    assert brief(live.rows)[1] == ("HLT", 34, 14_103_370)
+    assert report.missing_share == live.missing_share == 0.0
+
+
+# Real traces ------------------------------------------------------------------------------------------
+
+
+def test_real_two_vcpus_of_a_nested_guest() -> None:
+    trace = trace_of(real("14"))
+    assert (trace.vcpu, trace.vcpus, trace.dialect) == (1, (0, 1), "ftrace")
+    assert said(trace, "2 vCPUs")
+    assert said(trace, "9 of 12 exits")
+    first = ["CR_ACCESS", "CR_ACCESS", "CPUID", "MSR_READ", "MSR_WRITE"]
+    assert names(trace) == [*first, "CR_ACCESS", "EXTERNAL_INTERRUPT", "MSR_WRITE", "LDTR_TR"]
+    assert trace.exit_ns.tolist() == [us * 1000 for us in (0, 115, 135, 143, 151, 170, 208, 228, 280)]
+    assert trace.entry_ns.tolist() == [us * 1000 for us in (95, 125, 135, 144, 154, 196, 217, 229, 280)]
+    assert trace.handled.tolist() == [True] * 8 + [False]
+    assert trace.msr.tolist() == [-1, -1, -1, 0xC0000080, 0xC0000080, -1, -1, 0xC0000103, -1]
+    assert trace.msr_write.tolist() == [False] * 4 + [True, False, False, True, False]
+    assert trace.length_ns == 280_000
+    assert trace.skipped_lines == trace.dropped_pmu == 0
+
+    other = trace_of(real("14"), vcpu=0)
+    assert names(other) == ["EXTERNAL_INTERRUPT"] * 3
+    assert other.exit_ns.tolist() == [0, 27_000, 41_000]
+    assert other.entry_ns.tolist() == [14_000, 35_000, 41_000]
+    assert other.handled.all()
+    assert not said(other, "vCPUs")
+    with pytest.raises(RecordingError, match=r"no exits of vCPU 2; those with exits: 0, 1"):
+        parse_recording(real("14"), vcpu=2)
+
+
+def test_real_old_format() -> None:
+    trace = trace_of(real("16"))
+    assert (trace.vcpu, trace.vcpus, len(trace)) == (0, (0,), 10)
+    assert trace.exit_ns.tolist() == [us * 1000 for us in (0, 2, 5, 70, 72, 148, 150, 151, 153, 156)]
+    assert trace.entry_ns.tolist() == [us * 1000 for us in (1, 3, 59, 70, 147, 149, 150, 152, 155, 156)]
+    assert names(trace)[7] == "PENDING_INTERRUPT"
+    assert trace.handled.tolist() == [True] * 9 + [False]
+
+
+def test_real_fragments_with_userspace_exits_and_a_cut_line() -> None:
+    trace = trace_of(real("17"))
+    assert trace.skipped_lines == 1
+    assert said(trace, "line 18")
+    assert names(trace) == ["EXTERNAL_INTERRUPT", "IO_INSTRUCTION", "IO_INSTRUCTION", "HLT", "HLT"]
+    # 83184.290326 is the first entry; the second fragment, of another process, goes on at .290414.
+    assert trace.exit_ns.tolist() == [6_000, 11_000, 58_000, 90_000, 106_000]
+    assert trace.entry_ns.tolist() == [8_000, 56_000, 88_000, 105_000, 106_000]
+    assert trace.userspace.tolist() == [False, True, True, True, True]
+    assert trace.handled.tolist() == [True] * 4 + [False]
+    assert (trace.segments, trace.dropped_ns) == (2, 6477_991_529_000)
+    assert said(trace, "6477.991529 s")
+
+
+def test_real_msr_accesses_without_exits() -> None:
+    trace = trace_of(real("18"))
+    # The threads' names tell the vCPUs' numbers: CPU 2/KVM comes before CPU 1/KVM.
+    assert (trace.vcpu, trace.vcpus, trace.dialect) == (0, (0, 1, 2, 3), "perf-script")
+    assert trace.msr.tolist() == [0x6E0, 0x6E0, 0x830, 0x6E0, 0x3B, 0x6E0, 0x1B]
+    assert names(trace) == ["MSR_WRITE"] * 4 + ["MSR_READ", "MSR_WRITE", "MSR_READ"]
+    assert not trace.handled.any()
+    assert trace.exit_ns.tolist() == [0, 3_000, 40_000, 87_000, 95_000, 165_000, 165_000]
+    assert (trace.segments, trace.dropped_ns) == (2, 10_301_911_403_000)
+    second = trace_of(real("18"), vcpu=2)
+    assert second.msr.tolist() == [0x6E0, 0x6E0, 0x1B]
+    # The gap, from .258218 to .169621, ends 2,311 us before the last one.
+    assert second.exit_ns.tolist() == [0, 28_000, 2_405_000]
+    assert trace_of(real("18"), vcpu=3).length_ns == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        ("01", "perf-prof"),
+        ("02", "bcc's kvmexit"),
+        ("03", "kvm_hypercall"),
+        ("10", "--event=msr"),
+        ("12", "SystemTap"),
+        ("13", "kvm_stat"),
+        ("19", "no recording"),
+        ("20", "perf stat"),
+    ],
+)
+def test_real_near_dialects_are_named(number: str, words: str) -> None:
+    with pytest.raises(RecordingError, match=words):
+        parse_recording(real(number))
+
+
+# Synthetic tables -------------------------------------------------------------------------------------
+
+
+def test_report_drops_rdpmc_and_keeps_hlt() -> None:
+    table = table_of(SYNTHETIC / "table_report.txt")
+    assert brief(table.rows) == [
+        ("HLT", 500, 2_000_010),
+        ("MSR_WRITE", 300, 3_000),
+        ("EXTERNAL_INTERRUPT", 190, 2_430),
+    ]
+    assert table.dropped_pmu == 10
+    assert said(table, "10 exits of the PMU")
+    assert table.total_samples == 1000
+    assert table.missing_share == 0.0  # a dropped row is not a missing one
+    assert table.caption == "$ perf kvm stat report --event=vmexit"
+    assert table_of(SYNTHETIC / "table_report.txt", table=2).caption == "After the change:"
+
+
+def test_cut_table_counts_what_it_skips() -> None:
+    table = table_of(SYNTHETIC / "table_cut.txt")
+    # The third row is cut after its minimum, which must not become the mean; the fourth in its name.
+    assert brief(table.rows) == [("EPT_MISCONFIG", 900_000, 600), ("MSR_WRITE", 300_000, 1_520)]
+    assert table.skipped_lines == 2
+    assert table.missing_share == pytest.approx(0.2)
+    assert said(table, "2 of 4 lines")
+    assert said(table, "line 6")
+    assert said(table, "20.0 %")
+
+
+def test_more_than_half_skipped_is_an_error(tmp_path: Path) -> None:
+    text = (SYNTHETIC / "table_cut.txt").read_text().replace("0.60us\n", "0.6\n")
+    with pytest.raises(RecordingError, match="3 of 4 lines") as caught:
+        parse_recording(write(tmp_path / "cut", text))
+    assert caught.value.line == 4
+    assert str(caught.value).startswith(f"{tmp_path / 'cut'}:4: ")
+
+
+def test_live_table_of_one_vcpu_with_warnings() -> None:
+    table = table_of(SYNTHETIC / "table_live.txt")
+    assert brief(table.rows) == [
+        ("UNKNOWN", 60, 1_000),
+        ("UNKNOWN", 30, 3_000),
+        ("PREEMPTION_TIMER", 10, 45_000),
+    ]
+    assert table.skipped_lines == 0
+    assert said(table, "vCPU 3 alone")
+
+
+def test_quoted_and_folded_rows() -> None:
+    table = table_of(SYNTHETIC / "table_mail.txt")
+    assert brief(table.rows) == [
+        ("EXTERNAL_INTERRUPT", 471_831, 2_340),
+        ("MSR_WRITE", 238_932, 1_560),
+        ("npf", 4_128, 560),
+    ]
+    assert table.skipped_lines == 0
+    assert table.total_samples == 714_891 == sum(row.count for row in table.rows)
+
+
+def test_newer_layout_has_its_units_in_the_header() -> None:
+    table = table_of(SYNTHETIC / "table_event_name.txt")
+    assert brief(table.rows) == [("hlt", 200, 2_000_000), ("msr", 100, 1_000)]
+    assert table.missing_share is None  # whole percents do not add up to 100
+    short = table_of(SYNTHETIC / "table_event_name.txt", table=2)
+    assert brief(short.rows) == [("msr", 4, 1_001), ("npf", 2, 2_501)]
+
+
+@pytest.mark.parametrize(
+    ("cell", "ns"),
+    [
+        ("0.60us", 600),
+        ("0.01us", 10),
+        ("30567.94us", 30_567_940),
+        ("999999999999.99us", 999_999_999_999_990),
+        ("1.000000001s", 1_000_000_001),
+        ("0.0005us", 1),
+        ("0.0004us", 0),
+        ("7ns", 7),
+        ("1.5ms", 1_500_000),
+    ],
+)
+def test_times_are_exact(tmp_path: Path, cell: str, ns: int) -> None:
+    text = (
+        f"VM-EXIT Samples Samples% Time% Min Time Max Time Avg time\nHLT 1 100.00% 1.00% 0.1us 2us {cell}\n"
+    )
+    assert table_of(write(tmp_path / "t", text)).rows[0].mean_ns == ns
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "HLT 9007199254740993 1.00% 1.00% 1us 1us 1us",
+        "HLT 99999999999999999999999999 1.00% 1.00% 1us 1us 1us",
+        "HLT 0 0.00% 1.00% 1us 1us 1us",
+        "HLT -5 1.00% 1.00% 1us 1us 1us",
+        "HLT 5 1.00% 1.00% 1us 1us -1us",
+        "HLT 5 1.00% 1.00% 1us 1us 1000000001s",
+        "HLT 5 1.00% 1.00% 1us 1us 9999999999999999999s",
+        "HLT 5 1.00% 1.00% 1us 1us nanus",
+        "HLT 5 101.00% 1.00% 1us 1us 1us",
+        "HLT \u0665 1.00% 1.00% 1us 1us 1us",
+        "HLT 5 1.00% 1.00% 1us 1us \u00b2us",
+    ],
+)
+def test_senseless_numbers_are_skipped(tmp_path: Path, row: str) -> None:
+    head = "VM-EXIT Samples Samples% Time% Min Time Max Time Avg time\n"
+    good = "CPUID 5 50.00% 1.00% 1us 1us 1us\n"
+    table = table_of(write(tmp_path / "t", head + good + row + "\n"))
+    assert brief(table.rows) == [("CPUID", 5, 1000)]
+    assert table.skipped_lines == 1
+    with pytest.raises(RecordingError):
+        parse_recording(write(tmp_path / "t", head + row + "\n"))
+
+
+def test_header_alone_is_no_table(tmp_path: Path) -> None:
+    head = "VM-EXIT Samples Samples% Time% Min Time Max Time Avg time\n"
+    text = f"its header is\n{head}\nand so on\n\nreal one:\n{head}\nHLT 5 1.00% 1.00% 1us 1us 1us\n"
+    table = table_of(write(tmp_path / "t", text))
+    assert (table.tables, table.caption) == (1, "real one:")
+    with pytest.raises(RecordingError, match=":1: the header of a table without rows"):
+        parse_recording(write(tmp_path / "t", head + "Total Samples:0, Total events handled time:0.00us.\n"))
+
+
+def test_table_of_nothing_but_rdpmc(tmp_path: Path) -> None:
+    text = "VM-EXIT Samples Samples% Time% Min Time Max Time Avg time\nRDPMC 5 1.00% 1.00% 1us 1us 1us\n"
+    with pytest.raises(RecordingError, match="PMU's own"):
+        parse_recording(write(tmp_path / "t", text))
+
+
+def test_header_quoted_in_prose_before_a_trace(tmp_path: Path) -> None:
+    head = "VM-EXIT Samples Samples% Time% Min Time Max Time Avg time\n"
+    trace = (SYNTHETIC / "ftrace_old.txt").read_text()
+    assert len(trace_of(write(tmp_path / "t", f"not a table, with its\n{head}but\n{trace}"))) == 4
+
+
+def test_a_row_twice_is_said(tmp_path: Path) -> None:
+    text = (SYNTHETIC / "table_report.txt").read_text()
+    row = next(line for line in text.splitlines() if "HLT" in line)
+    table = table_of(write(tmp_path / "t", text.replace(row, row + "\n" + row, 1)))
+    assert len(table.rows) == 4
+    assert said(table, "there twice")
+
+
+def test_caption_is_one_printable_line(tmp_path: Path) -> None:
+    head = "VM-EXIT Samples Samples% Time% Min Time Max Time Avg time\n"
+    text = "\x07evil\u2028\u202e" + "x" * 500 + f"\n{head}HLT 5 1.00% 1.00% 1us 1us 1us\n"
+    caption = table_of(write(tmp_path / "t", text)).caption
+    assert caption.startswith("?evil??x")
+    assert caption.isprintable()
+    assert len(caption) <= 120
+
+
+# Synthetic traces -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ftrace_old.txt", "ftrace_crlf.txt"])
+def test_old_ftrace(name: str) -> None:
+    trace = trace_of(SYNTHETIC / name)
+    assert names(trace) == ["EXTERNAL_INTERRUPT", "IO_INSTRUCTION", "UNKNOWN", "HLT"]
+    # The PMI (vector 0xf5) from 60 to 68 us is gone with its 8 us.
+    assert trace.exit_ns.tolist() == [10_000, 20_000, 62_000, 72_000]
+    assert trace.entry_ns.tolist() == [12_000, 55_000, 63_000, 72_000]
+    assert trace.userspace.tolist() == [False, True, False, False]
+    assert trace.handled.tolist() == [True, True, True, False]
+    assert trace.dropped_pmu == 1
+    assert trace.length_ns == 72_000
+
+
+def test_new_ftrace_drops_the_pmu_with_its_time() -> None:
+    trace = trace_of(SYNTHETIC / "ftrace_new.txt")
+    assert (trace.vcpu, trace.vcpus) == (0, (0, 1))
+    assert names(trace) == ["MSR_WRITE", "MSR_READ", "EXTERNAL_INTERRUPT", "HLT"]
+    # Dropped: WRMSR GLOBAL_CTRL 12..17, RDPMC 30..33, PMI 40..44.
+    assert trace.exit_ns.tolist() == [0, 15_000, 38_000, 68_000]
+    assert trace.entry_ns.tolist() == [2_000, 18_000, 63_000, 968_000]
+    assert trace.msr.tolist() == [0x6E0, 0xC0000080, -1, -1]
+    assert trace.msr_write.tolist() == [True, False, False, False]
+    assert trace.dropped_pmu == 3
+    assert said(trace, "3 exits of the PMU")
+    # Waiting for a CPU counts, sleeping in HLT does not.
+    assert trace.preempted_ns == 20_000
+    assert said(trace, "0.00002 s")
+    assert trace_of(SYNTHETIC / "ftrace_new.txt", vcpu=1).entry_ns.tolist() == [13_000]
+
+
+def test_two_vms_and_a_gap() -> None:
+    trace = trace_of(SYNTHETIC / "ftrace_two_vms.txt")
+    assert trace.vcpus == (0, 1)
+    assert said(trace, "several VMs")
+    assert said(trace, "lost events in 1 place")
+    assert trace.exit_ns.tolist() == [0, 10_000, 14_000]
+    assert trace.entry_ns.tolist() == [2_000, 14_000, 15_000]
+    assert (trace.segments, trace.dropped_ns) == (2, 59_999_996_000)
+    assert names(trace_of(SYNTHETIC / "ftrace_two_vms.txt", vcpu=1)) == ["HLT"]
+
+
+def test_trace_cmd_with_nanoseconds_of_an_amd_host() -> None:
+    trace = trace_of(SYNTHETIC / "trace_cmd.txt")
+    assert trace.vcpu == 1
+    assert names(trace) == ["EXIT_NPF", "EXIT_MSR", "EXIT_HLT"]
+    # Dropped: RDMSR of PERF_CTR0 for 500 ns, RDPMC for 250 ns.
+    assert trace.exit_ns.tolist() == [0, 1_999, 4_249]
+    assert trace.entry_ns.tolist() == [1_500, 2_776, 5_249]
+    assert trace.msr_write.tolist() == [False, True, False]
+    assert trace.dropped_pmu == 2
+    assert trace.preempted_ns == 500
+    assert said(trace, "1 MSR exit without the MSR's number")
+
+
+def test_perf_script_with_threads_and_call_chains() -> None:
+    trace = trace_of(SYNTHETIC / "perf_script.txt")
+    assert (trace.dialect, trace.vcpu, trace.vcpus) == ("perf-script", 0, (0, 2))
+    assert names(trace) == ["EPT_MISCONFIG", "MSR_WRITE"]
+    assert trace.exit_ns.tolist() == [0, 16_000]
+    assert trace.entry_ns.tolist() == [6_000, 18_000]
+    assert trace.msr.tolist() == [-1, 0x830]
+    assert trace.skipped_lines == 0  # comments and lines without an event are no candidates
+    other = trace_of(SYNTHETIC / "perf_script.txt", vcpu=2)
+    assert (other.entry_ns.tolist(), other.preempted_ns) == ([600_000], 100_000)
+
+
+def test_msr_accesses_without_exits() -> None:
+    trace = trace_of(SYNTHETIC / "perf_script_msr.txt")
+    assert (trace.vcpu, trace.vcpus) == (3, (0, 3))  # by the thread's name; the other thread in order
+    assert trace.msr.tolist() == [0x6E0, 0x830, 0x3B]
+    assert not trace.handled.any()
+    assert np.array_equal(trace.exit_ns, trace.entry_ns)
+    assert trace.exit_ns.tolist() == [0, 10_000, 30_000]
+    assert (trace.dropped_pmu, trace.skipped_lines, trace.segments) == (1, 1, 2)
+
+
+TASK = " qemu-1 [000] d..1. "
+
+
+def test_every_pmu_msr_is_dropped(tmp_path: Path) -> None:
+    dropped = [0xC1, 0xC8, 0x186, 0x18D, 0x309, 0x318, 0x329, 0x345, 0x38D, 0x38E, 0x38F, 0x390, 0x392]
+    dropped += [0x3F1, 0x3F5, 0x4C1, 0x4C8, 0x834, 0x1900, 0x1983, 0x19FF, 0xC0000300, 0xC0000303]
+    dropped += [0xC0010000, 0xC0010007, 0xC0010200, 0xC001020B]
+    kept = [0xC0, 0xC9, 0x185, 0x18E, 0x308, 0x319, 0x38C, 0x393, 0x4C0, 0x4C9, 0x6E0, 0x830, 0x833, 0x835]
+    kept += [0x18FF, 0x1A00, 0xC00002FF, 0xC0000304, 0xC000FFFF, 0xC0010008, 0xC00101FF, 0xC001020C]
+    lines = [f"{TASK}1.{n:06d}: kvm_msr: msr_write {msr:x} = 0x0\n" for n, msr in enumerate(dropped + kept)]
+    trace = trace_of(write(tmp_path / "t", "".join(lines)))
+    assert trace.msr.tolist() == kept
+    assert trace.dropped_pmu == len(dropped)
+
+
+def test_lost_entries_and_exits(tmp_path: Path) -> None:
+    text = (
+        f"{TASK}1.000000: kvm_exit: reason CPUID rip 0x1 info 0 0\n"
+        f"{TASK}1.000003: kvm_exit: reason HLT rip 0x1 info 0 0\n"  # the entry before it is missing
+        f"{TASK}1.000005: kvm_entry: vcpu 7, rip 0x1\n"
+        f"{TASK}1.000009: kvm_entry: vcpu 7, rip 0x1\n"  # the exit before it is missing
+        f"{TASK}1.000008: kvm_exit: reason INVD rip 0x1 info 0 0\n"  # out of order
+        f"{TASK}1.000011: kvm_exit: reason VMCALL"  # cut
+    )
+    trace = trace_of(write(tmp_path / "t", text))
+    assert (names(trace), trace.vcpu) == (["CPUID", "HLT"], 7)
+    assert trace.exit_ns.tolist() == [0, 3_000]
+    assert trace.entry_ns.tolist() == [0, 5_000]
+    assert trace.handled.tolist() == [False, True]
+    assert trace.length_ns == 9_000
+    assert trace.skipped_lines == 2
+
+
+def test_an_exit_that_spans_a_gap_loses_its_time(tmp_path: Path) -> None:
+    text = (
+        f"{TASK}1.000000: kvm_exit: reason HLT rip 0x1 info 0 0\n"
+        f"{TASK}3.000000: kvm_entry: vcpu 0\n"
+        f"{TASK}3.000007: kvm_exit: reason HLT rip 0x1 info 0 0\n"
+        f"{TASK}3.900000: sched_switch: other lines show that the tracer was on\n"
+        f"{TASK}4.800000: kvm_entry: vcpu 0\n"
+    )
+    trace = trace_of(write(tmp_path / "t", text))
+    assert trace.handled.tolist() == [False, True]
+    assert trace.exit_ns.tolist() == [0, 7_000]
+    assert trace.entry_ns.tolist() == [0, 1_800_000_000]
+    assert (trace.segments, trace.dropped_ns) == (2, 2_000_000_000)
+
+
+def test_waiting_is_at_most_all_of_the_handling(tmp_path: Path) -> None:
+    switch = "sched_switch: prev_pid={} prev_state={} ==> next_comm=x next_pid={} next_prio=120\n"
+    text = (
+        f"{TASK}1.000010: kvm_exit: reason HLT rip 0x1 info 0 0\n"
+        f"{TASK}1.000002: {switch.format(1, 'R', 2)}"  # out of order
+        f"{TASK}1.000012: {switch.format(2, 'S', 1)}"
+        f"{TASK}1.000015: kvm_entry: vcpu 0\n"
+    )
+    assert trace_of(write(tmp_path / "t", text)).preempted_ns == 5_000
+
+
+def test_clock_of_the_epoch_and_time_going_back(tmp_path: Path) -> None:
+    pair = "{0}{1}.{2:06d}: kvm_exit: reason HLT rip 0x1\n{0}{1}.{3:06d}: kvm_entry: vcpu 0\n"
+    text = pair.format(TASK, 1_700_000_000, 5, 9) + pair.format(TASK, 12, 0, 3)
+    trace = trace_of(write(tmp_path / "t", text))
+    assert trace.exit_ns.tolist() == [0, 4_000]
+    assert trace.entry_ns.tolist() == [4_000, 7_000]
+    assert (trace.segments, trace.dropped_ns) == (2, 0)
+
+
+def test_mostly_unreadable_trace(tmp_path: Path) -> None:
+    text = f"{TASK}1.000000: kvm_entry: vcpu 0\n" + f"{TASK}1.000001: kvm_exit: TRAP: HSR_EC: 0x24\n" * 2
+    with pytest.raises(RecordingError, match="2 of 3 lines") as caught:
+        parse_recording(write(tmp_path / "t", text))
+    assert caught.value.line == 2
+    text = "[001] 1.000000: kvm:kvm_entry: vcpu 0\n[001] 1.000003: kvm:kvm_exit: vcpu 0 reason HLT rip 0x1\n"
+    with pytest.raises(RecordingError, match="none can be read") as caught:
+        parse_recording(write(tmp_path / "t", text))
+    assert caught.value.line == 1
+
+
+def test_entries_alone_are_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="no exits left"):
+        parse_recording(write(tmp_path / "t", f"{TASK}1.000000: kvm_entry: vcpu 0\n"))
+    text = f"{TASK}1.000000: kvm_msr: msr_read c1 = 0x0\n"
+    with pytest.raises(RecordingError, match="only 1 exit of the PMU itself"):
+        parse_recording(write(tmp_path / "t", text))
+
+
+def test_too_many_threads(tmp_path: Path) -> None:
+    lines = (f" q-{n} [000] d... 1.000000: kvm_exit: reason HLT rip 0x1\n" for n in range(4097))
+    with pytest.raises(RecordingError, match="4096 vCPU threads") as caught:
+        parse_recording(write(tmp_path / "t", "".join(lines)))
+    assert caught.value.line == 4097
+
+
+def test_arrays_are_read_only_and_typed() -> None:
+    trace = trace_of(SYNTHETIC / "ftrace_new.txt")
+    kinds = {
+        "exit_ns": np.int64,
+        "entry_ns": np.int64,
+        "reason": np.uint16,
+        "msr": np.int64,
+        "msr_write": np.bool_,
+        "userspace": np.bool_,
+        "handled": np.bool_,
+    }
+    for name, kind in kinds.items():
+        column = getattr(trace, name)
+        assert column.dtype == kind
+        assert column.shape == (4,)
+        with pytest.raises(ValueError, match="read-only"):
+            column[0] = 0
+    again = pickle.loads(pickle.dumps(trace))
+    assert np.array_equal(again.exit_ns, trace.exit_ns)
+    assert again.messages == trace.messages
+
+
+# Files ------------------------------------------------------------------------------------------------
+
+
+def test_table_and_trace_in_one_file(tmp_path: Path) -> None:
+    table, trace = (SYNTHETIC / name for name in ("table_report.txt", "ftrace_old.txt"))
+    both = write(tmp_path / "t", trace.read_text() + "\n" + table.read_text())
+    trace_of(both)
+    trace_of(both, vcpu=0)
+    assert table_of(both, table=1).tables == 2
+    with pytest.raises(RecordingError, match="give only one"):
+        parse_recording(both, table=1, vcpu=0)
+    with pytest.raises(RecordingError, match="no trace here"):
+        parse_recording(table, vcpu=0)
+    with pytest.raises(RecordingError, match="no table here"):
+        parse_recording(trace, table=1)
+
+
+@pytest.mark.parametrize("choice", [0, -1, 10**30])
+def test_choices_out_of_range(choice: int) -> None:
+    with pytest.raises(RecordingError, match="the file has 2 tables"):
+        parse_recording(SYNTHETIC / "table_report.txt", table=choice)
+    if choice:
+        with pytest.raises(RecordingError, match="those with exits: 0"):
+            parse_recording(SYNTHETIC / "ftrace_old.txt", vcpu=choice)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "the file is empty"),
+        (b"\n\n", "no recording"),
+        (b"hello\n", "no recording; known are"),
+        (b"some text\nand a \0 byte\n", ":2: binary file"),
+        (b"PERFILE2\x68\0\0", "perf.data"),
+        (b"\x17\x08\x44tracing6\0", "trace-cmd report"),
+        (b"\x1f\x8b\x08", "gzip"),
+        (b"\xff\xfeV\0M\0", "UTF-16"),
+        (bytes(range(256)) * 1000, "binary file"),
+    ],
+)
+def test_what_is_no_recording(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "t"
+    path.write_bytes(content)
+    with pytest.raises(RecordingError, match=words):
+        parse_recording(path)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="no such file"):
+        parse_recording(tmp_path / "missing")
+    with pytest.raises(RecordingError, match="is a directory"):
+        parse_recording(tmp_path)
+    with pytest.raises(RecordingError, match="cannot be read"):
+        parse_recording("a\0b")
+    with pytest.raises(RecordingError, match="cannot be read"):
+        parse_recording("x" * 100_000)
+    with pytest.raises(RecordingError, match="cannot be read"):
+        parse_recording(SYNTHETIC / "table_report.txt" / "below")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "t", "x")
+    path.chmod(0)
+    with pytest.raises(RecordingError, match="cannot be read"):
+        parse_recording(path)
+
+
+def test_encodings_and_line_ends(tmp_path: Path) -> None:
+    content = (SYNTHETIC / "table_report.txt").read_bytes()
+    expected = table_of(SYNTHETIC / "table_report.txt").rows
+    for changed in (
+        b"\xef\xbb\xbf" + content,
+        content.rstrip(b"\n"),
+        content.replace(b"\n", b"\r\n"),
+        content.replace(b"first run", b"\xff\xfe\xc3\x28"),
+    ):
+        path = tmp_path / "t"
+        path.write_bytes(changed)
+        assert table_of(path).rows == expected
+
+
+def test_long_lines_are_passed_over(tmp_path: Path) -> None:
+    content = (SYNTHETIC / "ftrace_old.txt").read_text()
+    for length in (70_000, 300_000, 1_000_000):
+        text = content + "x" * length + "\n" + f"{TASK}100.000200: kvm_msr: msr_read 1b = 0x0\n"
+        trace = trace_of(write(tmp_path / "t", text))
+        assert said(trace, "1 line longer than 64 KiB")
+        assert names(trace)[-1] == "HLT"
+    with pytest.raises(RecordingError, match="no recording"):
+        parse_recording(write(tmp_path / "t", "x" * 1_000_000))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    content = (SYNTHETIC / "ftrace_old.txt").read_bytes()
+    writer = threading.Thread(target=pipe.write_bytes, args=(content,))
+    writer.start()
+    trace = trace_of(pipe)
+    writer.join()
+    assert len(trace) == 4
+
+
+def test_error_is_one_line_and_pickles(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError) as caught:
+        parse_recording(SYNTHETIC / "table_msr.txt")
+    assert "\n" not in str(caught.value)
+    assert caught.value.line == 3
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
