@@ -1,0 +1,304 @@
+"""What a simulation returns."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from ._scenario import Scenario
+
+#: Every cause that the ledger knows, with an example.
+CAUSES: dict[str, str] = {
+    "not_scheduled": "the host event that backs a guest counter, or a host event, found no counter",
+    "emulated_instruction": "an instruction that the hypervisor emulated was counted on one side only",
+    "window": "a host event was out of the PMU between load and put of guest state",
+    "pmu_disabled": "host perf had its PMU disabled while it scheduled events",
+    "ceded": "the host has given its PMU up",
+    "host_stale": "hardware counted for a host event where its attributes exclude it",
+}
+
+_CLASSES = ("wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
+
+
+@dataclass(frozen=True)
+class Counter:
+    """One event of a perf in the guest or on the host.
+
+    Parameters
+    ----------
+    event : str
+        As it was asked for.
+    value, ideal : int
+        What the user of perf reads, and what a PMU of their own would have read.
+    losses, gains : mapping of str to int
+        Occurrences by cause; value = ideal - sum(losses) + sum(gains).
+    flags : tuple of str
+        "exact" if and only if value == ideal; "lost", "overcounted", "never-scheduled", "hypothetical", "refused".
+    reason : str
+        Why it is off, in a sentence; empty if it is exact.
+    samples : int
+        Samples taken, for a sampling event.
+    """
+
+    event: str
+    value: int
+    ideal: int
+    losses: Mapping[str, int]
+    gains: Mapping[str, int]
+    flags: tuple[str, ...]
+    reason: str
+    samples: int = 0
+
+    @property
+    def error(self) -> float | None:
+        """(value - ideal) / ideal; None if ideal is 0."""
+        return (self.value - self.ideal) / self.ideal if self.ideal else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the JSON of the command line."""
+        return {
+            "event": self.event,
+            "value": self.value,
+            "ideal": self.ideal,
+            "error": self.error,
+            "losses": dict(self.losses),
+            "gains": dict(self.gains),
+            "flags": list(self.flags),
+            "reason": self.reason,
+            "samples": self.samples,
+        }
+
+
+@dataclass(frozen=True)
+class Result:
+    """One scenario, simulated; made by :func:`vpmu.simulate`.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        What was simulated.
+    engine : str
+        Which engine did.
+    reason : str
+        Why there is no result, if the design cannot be had; else empty.
+    counters, host_events : tuple of Counter
+        Guest and host side.
+    raw : mapping
+        The machine's own totals, see docs/machine.md, section 12; empty if there is no result.
+    violations : tuple of str
+        Breaches of invariants, and "no-progress".
+    notes : tuple of str
+        Sentences that belong under the result.
+    provenance : mapping
+        Parameters that made it.
+    """
+
+    scenario: Scenario
+    engine: str
+    reason: str
+    counters: tuple[Counter, ...]
+    host_events: tuple[Counter, ...]
+    raw: Mapping[str, Any]
+    violations: tuple[str, ...]
+    notes: tuple[str, ...]
+    provenance: Mapping[str, Any]
+    _baselines: tuple[Result | None, Result | None] = field(default=(None, None), repr=False, compare=False)
+
+    # -- guest work -----------------------------------------------------------------------------------------------
+
+    @property
+    def work_share(self) -> Fraction:
+        """Guest workload cycles in each wall cycle, exactly."""
+        return Fraction(self.raw["clocks"][0] + self.raw["clocks"][1], self.raw["w"])
+
+    @functools.cached_property
+    def _baseline(self) -> Result:
+        """``none`` without guest perf, same seconds and host perf; ``bare-metal`` is its own baseline."""
+        if self._baselines[0] is not None:
+            return self._baselines[0]
+        return self._unprofiled if not self.scenario.design.has_host else _again(self, design="none")
+
+    @functools.cached_property
+    def _unprofiled(self) -> Result:
+        """The same design without guest perf."""
+        if self._baselines[1] is not None:
+            return self._baselines[1]
+        return _again(self, guest_perf=())
+
+    def _against(self, other: Result) -> float | None:
+        if not self.raw or not other.raw or not other.work_share:
+            return None
+        return float(1 - self.work_share / other.work_share)
+
+    @property
+    def overhead(self) -> float | None:
+        """1 - guest work per wall cycle over that of ``none``; None if the design cannot be had."""
+        return self._against(self._baseline) if self.raw else None
+
+    @property
+    def overhead_of_profiling(self) -> float | None:
+        """The same against this design without guest perf, which is what published tables show."""
+        return self._against(self._unprofiled) if self.raw else None
+
+    @functools.cached_property
+    def _added(self) -> dict[str, Fraction]:
+        """Cycles that each cost adds to one cycle of guest work, over the baseline; positive ones only."""
+        base = self._baseline
+        work = self.raw["clocks"][0] + self.raw["clocks"][1]
+        base_work = base.raw["clocks"][0] + base.raw["clocks"][1]
+        if not work or not base_work:
+            return {}
+        added = {
+            name: Fraction(cycles, work) - Fraction(base.raw["spent"][name], base_work)
+            for name, cycles in self.raw["spent"].items()
+            if name not in ("idle", "handling")
+        }
+        return {name: share for name, share in added.items() if share > 0}
+
+    @property
+    def assumed_share(self) -> float | None:
+        """Part of the added cycles that rests on assumed figures; 0 if nothing is added."""
+        if not self.raw:
+            return None
+        total = sum(self._added.values())
+        costs = self.scenario.cost_model()
+        assumed = sum(share for name, share in self._added.items() if costs[name].quality == "assumed")
+        return float(assumed / total) if total else 0.0
+
+    @property
+    def deciding_assumption(self) -> str:
+        """Name of the assumed cost that adds most; empty if there is none."""
+        if not self.raw:
+            return ""
+        costs = self.scenario.cost_model()
+        assumed = {name: share for name, share in self._added.items() if costs[name].quality == "assumed"}
+        return max(assumed, key=lambda name: assumed[name]) if assumed else ""
+
+    # -- rates ----------------------------------------------------------------------------------------------------
+
+    def _per_second(self, count: int) -> float:
+        return count * self.scenario.cpu.core_hz.value / self.raw["w"]
+
+    @property
+    def exits(self) -> dict[str, int]:
+        """Exits by perf's reason name, those that the PMU caused included."""
+        if not self.raw:
+            return {}
+        totals: dict[str, int] = {}
+        for reason, count in [*zip(self.raw["exit_reasons"], self.raw["exits"], strict=True), *self.raw["pmu_exits"].items()]:
+            if count:
+                totals[reason] = totals.get(reason, 0) + count
+        return totals
+
+    @property
+    def exits_per_second(self) -> float | None:
+        """All exits in a second of wall time."""
+        return self._per_second(sum(self.exits.values())) if self.raw else None
+
+    @property
+    def pmu_switches_per_second(self) -> float | None:
+        """Switches (one load and one put) in a second of wall time."""
+        return self._per_second(self.raw["switches"]) if self.raw else None
+
+    @property
+    def msr_ops(self) -> dict[str, dict[str, int]]:
+        """Executed RDMSR, WRMSR and RDPMC by origin, from the start of guest perf to the end of the run."""
+        if not self.raw:
+            return {}
+        out = {}
+        for name in ("host", "hypervisor", "guest"):
+            phases = [self.raw["ops"][phase][name] for phase in ("setup", "run")]
+            out[name] = {
+                "rdmsr": sum(p["rdmsr"] for p in phases),
+                "wrmsr": sum(p[c] for p in phases for c in _CLASSES),
+                "rdpmc": sum(p["rdpmc"] for p in phases),
+            }
+        return out
+
+    @property
+    def msr_ops_per_second(self) -> dict[str, float] | None:
+        """RDMSR, WRMSR and RDPMC executed in a second of wall time, by anybody, after guest perf was set up."""
+        if not self.raw:
+            return None
+        run = self.raw["ops"]["run"].values()
+        return {
+            "rdmsr": self._per_second(sum(o["rdmsr"] for o in run)),
+            "wrmsr": self._per_second(sum(o[c] for o in run for c in _CLASSES)),
+            "rdpmc": self._per_second(sum(o["rdpmc"] for o in run)),
+        }
+
+    @property
+    def pmis(self) -> dict[str, int]:
+        """raised = delivered + coalesced + lost + pending, and skid_past_exit."""
+        return dict(self.raw["pmi"]) if self.raw else {}
+
+    @property
+    def cycles(self) -> dict[str, int]:
+        """Cycles of each activity; they add up to the wall clock."""
+        from ._plan import ACTIVITIES
+
+        return {name: n for (name, _), n in zip(ACTIVITIES, self.raw["clocks"], strict=True)} if self.raw else {}
+
+    @property
+    def host_blind_fraction(self) -> float | None:
+        """Part of host-mode time, idle excepted, in which guest state is loaded and host perf counts nothing."""
+        if not self.raw or not self.scenario.design.has_host:
+            return None
+        _, _, _, hypervisor, blind, host_task, _ = self.raw["clocks"]
+        host = hypervisor + blind + host_task
+        return blind / host if host else 0.0
+
+    # -- forms ----------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """One element of ``rows`` in the JSON of ``vpmu compare``."""
+        scenario = self.scenario
+        return {
+            "design": str(scenario.design),
+            "class": scenario.design.class_,
+            "passed_through": list(scenario.design.passed_through(scenario.cpu, scenario.guest_cpu)),
+            "overhead": self.overhead,
+            "overhead_of_profiling": self.overhead_of_profiling,
+            "assumed_share": self.assumed_share,
+            "reason": self.reason,
+            "exits_per_s": self.exits_per_second,
+            "pmu_switches_per_s": self.pmu_switches_per_second,
+            "msr_ops_per_s": self.msr_ops_per_second,
+            "guest": [counter.to_dict() for counter in self.counters],
+            "host": [event.to_dict() for event in self.host_events],
+            "pmi": self.pmis,
+            "host_blind_fraction": self.host_blind_fraction,
+            "violations": list(self.violations),
+            "notes": list(self.notes),
+        }
+
+    def ledger(self) -> dict[str, Any]:
+        """What ``vpmu run`` shows beyond a row: where cycles, accesses and counts went."""
+        if not self.raw:
+            return {}
+        return {
+            "cycles": self.cycles,
+            "spent": dict(self.raw["spent"]),
+            "exits": self.exits,
+            "pmu_exits": dict(self.raw["pmu_exits"]),
+            "host_interrupts": self.raw["host_interrupts"],
+            "switches": self.raw["switches"],
+            "refused_fastpaths": self.raw["refused"],
+            "guest_pmi_handlers": self.raw["handlers"],
+            "reprograms": self.raw["reprograms"],
+            "perf_events_created": self.raw["creates"],
+            "msr_ops": self.raw["ops"],
+            "guest_accesses": self.raw["guest_accesses"],
+            "deciding_assumption": self.deciding_assumption,
+        }
+
+
+def _again(result: Result, **changes: Any) -> Result:
+    import dataclasses
+
+    from ._simulate import simulate
+
+    return simulate(dataclasses.replace(result.scenario, **changes), engine=result.engine)

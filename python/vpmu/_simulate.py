@@ -1,0 +1,255 @@
+"""Running scenarios."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vpmu_core.machine import Machine
+
+from ._designs import Design, design
+from ._designs import designs as _all_designs
+from ._errors import ScenarioError, UnknownName
+from ._plan import Plan
+from ._result import Counter, Result
+from ._scenario import Scenario, plan
+from ._version import VERSION
+
+Progress = Callable[[int, int], None]
+
+ENGINES = ("stepwise", "reference")
+
+
+def _run_stepwise(plan_: Plan, progress: Progress | None) -> dict[str, Any]:
+    machine = Machine(plan_)
+    while not machine.advance():
+        if progress is not None:
+            progress(*machine.progress)
+    result: dict[str, Any] = machine.result()
+    return result
+
+
+def _run_reference(plan_: Plan, progress: Progress | None) -> dict[str, Any]:
+    from .reference import machine
+
+    return machine.run(plan_)
+
+
+def simulate(
+    scenario: Scenario,
+    engine: str = "stepwise",
+    *,
+    progress: Progress | None = None,
+    _baselines: tuple[Result | None, Result | None] = (None, None),
+) -> Result:
+    """Simulate a scenario.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    engine : {"stepwise", "reference"}
+        The compiled machine, which executes every register operation of every switch, or the slow readable one in
+        Python, which returns the same integers.
+    progress : callable, optional
+        Called with (wall cycles so far, wall cycles to run) every few tens of milliseconds.
+
+    Returns
+    -------
+    Result
+        With ``reason`` set and no counts if the design cannot be had on this CPU beside these host events.
+
+    Raises
+    ------
+    UnknownName, ScenarioError
+    """
+    if engine not in ENGINES:
+        if engine == "lazy":
+            raise ScenarioError("engine 'lazy' does not exist yet; use 'stepwise', which returns the same integers")
+        raise UnknownName("engine", engine, ENGINES)
+    refusal = scenario.refusal()
+    if refusal and not scenario.what_if:
+        return _refused(scenario, engine, refusal, _baselines)
+    planned = plan(scenario)
+    raw = (_run_stepwise if engine == "stepwise" else _run_reference)(planned, progress)
+    raw["exit_reasons"] = [e.reason for e in planned.exits]
+    hypothetical = ("hypothetical",) if refusal else ()
+    counters = tuple(
+        _guest_counter(event.text, row, scenario, raw, hypothetical)
+        for (event, _), row in zip(scenario.guest_events(), raw["counters"], strict=True)
+    )
+    hosts = tuple(
+        _host_counter(str(event), row, scenario, hypothetical)
+        for event, row in zip(scenario.host_perf if scenario.design.has_host else (), raw["host"], strict=True)
+    )
+    return Result(
+        scenario=scenario,
+        engine=engine,
+        reason="",
+        counters=counters,
+        host_events=hosts,
+        raw=raw,
+        violations=_violations(raw, counters + hosts),
+        notes=_notes(scenario, refusal),
+        provenance=_provenance(scenario, engine),
+        _baselines=_baselines,
+    )
+
+
+def _refused(scenario: Scenario, engine: str, reason: str, baselines: tuple[Result | None, Result | None]) -> Result:
+    return Result(
+        scenario=scenario,
+        engine=engine,
+        reason=reason,
+        counters=(),
+        host_events=(),
+        raw={},
+        violations=(),
+        notes=(),
+        provenance=_provenance(scenario, engine),
+        _baselines=baselines,
+    )
+
+
+def _flags(row: dict[str, Any], extra: tuple[str, ...]) -> tuple[str, ...]:
+    value, ideal = row["value"], row["ideal"]
+    flags = ["exact"] if value == ideal else []
+    if row["losses"]:
+        flags.append("lost")
+    if row["gains"]:
+        flags.append("overcounted")
+    if ideal and value == 0 and set(row["losses"]) & {"not_scheduled", "ceded"}:
+        flags.append("never-scheduled")
+    return (*flags, *extra)
+
+
+def _holders(scenario: Scenario, raw: dict[str, Any]) -> str:
+    holders = [
+        str(event) for event, row in zip(scenario.host_perf, raw["host"], strict=False) if row["state"] == "active"
+    ]
+    return f"CPU-pinned host events go first ({', '.join(holders)})" if holders else "other guest counters have them"
+
+
+def _guest_counter(
+    event: str, row: dict[str, Any], scenario: Scenario, raw: dict[str, Any], extra: tuple[str, ...]
+) -> Counter:
+    reasons = []
+    if "not_scheduled" in row["losses"]:
+        reasons.append(
+            "the pinned host event that backs it found no free counter and went to ERROR, which the guest is never told; "
+            + _holders(scenario, raw)
+        )
+    if "emulated_instruction" in row["losses"]:
+        reasons.append("instructions that the hypervisor emulated were not added to it")
+    if "emulated_instruction" in row["gains"]:
+        reasons.append("emulated instructions were added while it should not have counted")
+    return Counter(
+        event, row["value"], row["ideal"], row["losses"], row["gains"], _flags(row, extra), "; ".join(reasons), row["samples"]
+    )
+
+
+def _host_counter(event: str, row: dict[str, Any], scenario: Scenario, extra: tuple[str, ...]) -> Counter:
+    reasons = []
+    if "ceded" in row["losses"]:
+        reasons.append("the host has given its PMU up to the guest")
+    if "not_scheduled" in row["losses"]:
+        reasons.append(
+            "EOPNOTSUPP: a mediated VM exists, so an event that includes guests cannot be created"
+            if scenario.vm_first
+            else "pinned, and no counter was free: ERROR"
+        )
+    if "window" in row["losses"]:
+        reasons.append("it is out of the PMU while guest state is loaded")
+    if "pmu_disabled" in row["losses"]:
+        reasons.append("host perf disables its PMU while it schedules events")
+    if "host_stale" in row["gains"]:
+        reasons.append("hardware counted where its attributes exclude it")
+    return Counter(event, row["value"], row["ideal"], row["losses"], row["gains"], _flags(row, extra), "; ".join(reasons))
+
+
+def _violations(raw: dict[str, Any], counters: tuple[Counter, ...]) -> tuple[str, ...]:
+    found = []
+    if raw["stopped"]:
+        found.append(f"{raw['stopped']}: the guest's PMIs left no time for its workload; the run was stopped")
+    for counter in counters:
+        if counter.value != counter.ideal - sum(counter.losses.values()) + sum(counter.gains.values()):
+            found.append(f"conservation: {counter.event}: value is not ideal - losses + gains")
+    pmi = raw["pmi"]
+    if pmi["raised"] != pmi["delivered"] + pmi["coalesced"] + pmi["lost"] + pmi["pending"]:
+        found.append(f"PMI identity: {pmi}")
+    if sum(raw["clocks"]) != raw["w"]:
+        found.append("clocks: the activities do not add up to the wall clock")
+    if raw.get("stray_counts"):
+        found.append("isolation: a counter wrapped in host mode")
+    return tuple(found)
+
+
+def _notes(scenario: Scenario, refusal: str) -> tuple[str, ...]:
+    notes = []
+    if refusal:
+        notes.append(f"hypothetical: {refusal}")
+    if scenario.design.has_guest_pmu:
+        note = scenario.design.note(scenario.cpu, scenario.guest_cpu)
+        if note:
+            notes.append(note)
+    if scenario.host_perf and not scenario.design.has_host:
+        notes.append("there is no host, so the host events are left out")
+    return tuple(notes)
+
+
+def _provenance(scenario: Scenario, engine: str) -> dict[str, Any]:
+    return {
+        "vpmu": VERSION,
+        "engine": engine,
+        "cpu": scenario.cpu.name,
+        "design": str(scenario.design),
+        "workload": scenario.workload.name,
+        "guest_perf": [str(perf) for perf in scenario.guest_perf],
+        "host_perf": [str(event) for event in scenario.host_perf],
+        "seconds": float(scenario.seconds or 0),
+        "seed": scenario.seed,
+        "costs": dict(scenario.costs),
+    }
+
+
+def compare(
+    scenario: Scenario,
+    designs: Sequence[str | Design] | None = None,
+    *,
+    engine: str = "stepwise",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Result]:
+    """Simulate the same workload with the same seed in several designs.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        Its own design is not used.
+    designs : sequence of str or Design, optional
+        All designs by default.
+    engine : {"stepwise", "reference"}
+    progress : callable, optional
+        Called with (design, wall cycles so far, wall cycles to run).
+
+    Returns
+    -------
+    dict of str to Result
+        In the order given; the key is the design as written on a command line.
+    """
+    wanted = [design(spec) for spec in (designs if designs is not None else _all_designs())]
+
+    def run(made: Design, guest_perf: bool, baselines: tuple[Result | None, Result | None] = (None, None)) -> Result:
+        chosen = dataclasses.replace(scenario, design=made, **({} if guest_perf else {"guest_perf": ()}))
+        name = str(made)
+        report = None if progress is None else (lambda at, end: progress(name, at, end))
+        return simulate(chosen, engine, progress=report, _baselines=baselines)
+
+    baseline = run(design("none"), False)
+    results: dict[str, Result] = {}
+    for made in wanted:
+        unprofiled = run(made, False) if made.has_guest_pmu else baseline
+        own = baseline if made.has_host else unprofiled
+        results[str(made)] = run(made, made.has_guest_pmu, (own, unprofiled))
+    return results
+
+
