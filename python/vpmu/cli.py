@@ -1,0 +1,404 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from typing import Any, NoReturn
+
+from . import report
+from ._costs import COST_NAMES
+from ._cpu import cpu, cpus
+from ._designs import GuestPmu, design, designs
+from ._errors import ScenarioError, UnknownName, VpmuError
+from ._events import CODES, allowed_counters
+from ._recorded import Recorded, positive_seconds, read_recording
+from ._result import Result
+from ._scenario import Scenario
+from ._sequences import sequence, sequences
+from ._simulate import ENGINES, compare, simulate
+from ._version import VERSION
+from ._workload import Workload, rates_names, workload, workloads
+
+DEFAULT_GUEST_PERF = "stat:instructions,cycles"
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line on bad input, exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="vpmu", description="Simulate an x86 PMU while a hypervisor shares it between guests and host.")
+    parser.add_argument("--version", action="version", version=f"vpmu {VERSION}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    formatter = argparse.RawDescriptionHelpFormatter
+    c = commands.add_parser(
+        "compare",
+        help="what each vPMU design costs and counts on one workload",
+        formatter_class=formatter,
+        description="Run one workload in every vPMU design with the same seed, and show cost and counts side by side.",
+        epilog="examples:\n"
+        "  vpmu compare sysbench-cpu\n"
+        "  vpmu compare kvm-stat.txt --recorded-seconds 10 --cpu emeraldrapids --format json\n"
+        "  vpmu compare fio-4k-read --design mediated --design mediated,scope=every-exit \\\n"
+        "      --guest-perf record:instructions,cycles:period=1000000 --host-perf cycles:pinned:exclude_guest",
+    )
+    c.add_argument("workload", metavar="WORKLOAD|RECORDING", help="a built-in workload (vpmu list workloads) or a file")
+    c.add_argument("--cpu", default="sapphirerapids", metavar="N", help="CPU preset (vpmu list cpus); sapphirerapids")
+    c.add_argument(
+        "--design", action="append", metavar="N[,key=value…]", help="a design (vpmu list designs); may be repeated; all"
+    )
+    c.add_argument(
+        "--guest-perf",
+        action="append",
+        metavar="SPEC",
+        help=f"stat:EVENT,… or record:EVENT,…:period=N; may be repeated; {DEFAULT_GUEST_PERF}",
+    )
+    c.add_argument(
+        "--host-perf",
+        action="append",
+        metavar="SPEC",
+        help="EVENT:pinned[:exclude_guest|:exclude_host] or watchdog; may be repeated; none",
+    )
+    c.add_argument("--seconds", metavar="S", help="wall time of the simulated CPU; 1")
+    c.add_argument("--seed", type=int, default=1, metavar="N", help="same seed, same integers; 1")
+    c.add_argument("--engine", default="stepwise", metavar="E", help=f"{' or '.join(ENGINES)}; stepwise")
+    c.add_argument("--vm-first", action="store_true", help="the VM exists before the host's events")
+    c.add_argument("--what-if", action="store_true", help="simulate designs even where they cannot be had")
+    r = c.add_argument_group("recordings")
+    r.add_argument("--recorded-seconds", metavar="S", help="how long a table was recorded (a table does not say)")
+    r.add_argument("--table", type=int, metavar="N", help="which table of the file, from 1")
+    r.add_argument("--vcpus", type=int, default=1, metavar="N", help="vCPUs that a table adds up; 1")
+    r.add_argument("--vcpu", type=int, metavar="N", help="which vCPU of a trace; the one with most exits")
+    r.add_argument("--rates", default="generic", metavar="WORKLOAD", help="whose event rates to use; generic")
+    r.add_argument("--repeat", action="store_true", help="loop a trace for --seconds")
+    _format(c)
+
+    run = commands.add_parser(
+        "run",
+        help="one scenario in full",
+        formatter_class=formatter,
+        description="Run one scenario and show counters, ledger, costs, exits, accesses and PMIs.",
+        epilog="example: vpmu run scenario.toml\n\n"
+        "SCENARIO.toml has the arguments of vpmu.Scenario as keys:\n"
+        '  cpu = "sapphirerapids"\n  design = "mediated,scope=every-exit"\n  workload = "sysbench-cpu"\n'
+        '  guest_perf = ["record:cycles:period=1000000"]\n  host_perf = []\n  seconds = 1.0\n  seed = 1\n'
+        "  [costs]\n  wrmsr = 140\n"
+        "A recording is [recording] with path, recorded_seconds, table, vcpus, vcpu, rates and repeat in place of workload.",
+    )
+    run.add_argument("scenario", metavar="SCENARIO.toml")
+    run.add_argument("--engine", default="stepwise", metavar="E", help=f"{' or '.join(ENGINES)}; stepwise")
+    _format(run, csv=False)
+
+    listing = commands.add_parser(
+        "list",
+        help="what there is: CPUs, designs, workloads, sequences, events",
+        formatter_class=formatter,
+        description="List what can be named on the command line.",
+        epilog="example: vpmu list workloads",
+    )
+    listing.add_argument("what", choices=("cpus", "designs", "workloads", "sequences", "events"))
+    listing.add_argument("--cpu", default="sapphirerapids", metavar="N", help="for events: whose counters; sapphirerapids")
+    _format(listing, csv=False)
+    return parser
+
+
+def _format(parser: argparse.ArgumentParser, csv: bool = True) -> None:
+    choices = ("table", "json", "csv") if csv else ("table", "json")
+    parser.add_argument("--format", choices=choices, default="table", help="table")
+
+
+# -- output -----------------------------------------------------------------------------------------------------------
+
+
+def _print(parts: Sequence[Any]) -> None:
+    try:
+        from rich.console import Console
+    except ImportError:
+        raise VpmuError("tables need rich: pip install 'vpmu[cli]' (or use --format json)") from None
+    # A pipe has no width: leave lines whole.
+    console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str) and not sys.stdout.isatty())
+
+
+def _print_json(value: object) -> None:
+    json.dump(value, sys.stdout, indent=2, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def _say(message: str) -> None:
+    print(f"vpmu: {message}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on standard error, from the second second on, if somebody looks."""
+    started = time.monotonic()
+    bar: Any = None
+    task: Any = None
+    finished: dict[str, float] = {}
+
+    def report_progress(name: str, at: int, end: int) -> None:
+        nonlocal bar, task
+        if time.monotonic() - started < 2 or not sys.stderr.isatty():
+            return
+        if bar is None:
+            try:
+                from rich.console import Console
+                from rich.progress import Progress
+            except ImportError:
+                return
+            bar = Progress(console=Console(stderr=True), transient=True)
+            bar.start()
+            task = bar.add_task(name, total=None)
+        finished[name] = min(at / end, 1.0)
+        bar.update(task, description=name, completed=finished[name], total=1.0)
+
+    try:
+        yield report_progress
+    finally:
+        if bar is not None:
+            bar.stop()
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+def _workload(args: argparse.Namespace) -> Workload | Recorded:
+    name: str = args.workload
+    if name in workloads():
+        given = [
+            option
+            for option, value in (
+                ("--recorded-seconds", args.recorded_seconds),
+                ("--table", args.table),
+                ("--vcpu", args.vcpu),
+                ("--vcpus", args.vcpus if args.vcpus != 1 else None),
+                ("--repeat", args.repeat or None),
+            )
+            if value is not None
+        ]
+        if given:
+            raise ScenarioError(f"{given[0]} belongs to recordings, and {name} is a built-in workload")
+        return workload(name)
+    if not os.path.lexists(name):
+        if os.sep in name or "." in name:
+            raise ScenarioError(f"there is no file {name!r}")
+        raise UnknownName("workload (and there is no such file)", name, workloads())
+    if args.rates not in rates_names():
+        raise UnknownName("workload for --rates", args.rates, rates_names())
+    recorded = read_recording(
+        name,
+        recorded_seconds=args.recorded_seconds,
+        table=args.table,
+        vcpus=args.vcpus,
+        vcpu=args.vcpu,
+        rates=args.rates,
+        repeat=args.repeat,
+    )
+    for message in recorded.messages:
+        _say(message)
+    return recorded
+
+
+def _heading(scenario: Scenario) -> str:
+    seconds = float(scenario.seconds or 0)
+    perf = ", ".join(str(p) for p in scenario.guest_perf) or "nobody"
+    line = f"{scenario.workload.name} on {scenario.cpu.name}, {seconds:g} s, seed {scenario.seed}; guest perf: {perf}"
+    if scenario.host_perf:
+        line += f"; host perf: {', '.join(str(e) for e in scenario.host_perf)}"
+    if isinstance(scenario.workload, Recorded):
+        rates = scenario.workload.rates
+        line += (
+            f"\nA recording holds exits and times only: event rates and the user share "
+            f"({rates.user_share / 2**32:.0%}) are those of {rates.name!r}, assumed; choose others with --rates."
+        )
+    return line
+
+
+def _compare(args: argparse.Namespace) -> int:
+    scenario = Scenario(
+        cpu=args.cpu,
+        design="none",
+        workload=_workload(args),
+        guest_perf=tuple(args.guest_perf or [DEFAULT_GUEST_PERF]),
+        host_perf=tuple(args.host_perf or []),
+        seconds=None if args.seconds is None else positive_seconds(args.seconds, "seconds"),
+        seed=args.seed,
+        vm_first=args.vm_first,
+        what_if=args.what_if,
+    )
+    with _progress(len(args.design or designs())) as progress:
+        results = compare(scenario, [design(d) for d in args.design or designs()], engine=args.engine, progress=progress)
+    if args.format == "json":
+        _print_json(report.comparison_dict(scenario, results))
+    elif args.format == "csv":
+        sys.stdout.write(report.comparison_csv(results))
+    else:
+        _print(report.comparison_table(results, _heading(scenario)))
+    return 0
+
+
+_SCENARIO_KEYS = (
+    "cpu",
+    "design",
+    "workload",
+    "recording",
+    "guest_perf",
+    "host_perf",
+    "seconds",
+    "seed",
+    "guest_pmu",
+    "costs",
+    "vm_first",
+    "what_if",
+)
+_RECORDING_KEYS = ("path", "recorded_seconds", "table", "vcpus", "vcpu", "rates", "repeat")
+
+
+def _scenario_file(path: str) -> Scenario:
+    """Read SCENARIO.toml; a recording's path is relative to the file."""
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file, parse_float=Fraction)
+    except OSError as error:
+        raise ScenarioError(f"{path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"{path}: this is no TOML: {error}") from None
+    for key in table:
+        if key not in _SCENARIO_KEYS:
+            raise UnknownName(f"key of {path}", key, _SCENARIO_KEYS)
+    arguments = dict(table)
+    if "recording" in arguments:
+        recording = arguments.pop("recording")
+        if "workload" in arguments or not isinstance(recording, dict) or "path" not in recording:
+            raise ScenarioError(f"{path}: give workload, or [recording] with a path")
+        for key in recording:
+            if key not in _RECORDING_KEYS:
+                raise UnknownName(f"key of [recording] in {path}", key, _RECORDING_KEYS)
+        options = {key: value for key, value in recording.items() if key != "path"}
+        bound = read_recording(os.path.join(os.path.dirname(path), recording["path"]), **options)
+        for message in bound.messages:
+            _say(message)
+        arguments["workload"] = bound
+    for key in ("guest_perf", "host_perf"):
+        if key in arguments:
+            if not isinstance(arguments[key], list) or not all(isinstance(spec, str) for spec in arguments[key]):
+                raise ScenarioError(f'{path}: {key} must be a list of strings, such as ["{DEFAULT_GUEST_PERF}"]')
+            arguments[key] = tuple(arguments[key])
+    if "guest_pmu" in arguments:
+        try:
+            arguments["guest_pmu"] = GuestPmu(**arguments["guest_pmu"])
+        except TypeError:
+            raise ScenarioError(f"{path}: guest_pmu has version, gp and fixed") from None
+    for key in ("cpu", "design", "workload"):
+        if isinstance(arguments.get(key, ""), (str, Recorded)):
+            continue
+        raise ScenarioError(f"{path}: {key} must be a name, not {arguments[key]!r}")
+    if not isinstance(arguments.get("costs", {}), dict):
+        raise ScenarioError(f"{path}: costs is a table of cycles by name ({', '.join(COST_NAMES[:3])}, …)")
+    return Scenario(**arguments)
+
+
+def _run(args: argparse.Namespace) -> int:
+    scenario = _scenario_file(args.scenario)
+    name = str(scenario.design)
+    with _progress(1) as progress:
+        result: Result = simulate(scenario, args.engine, progress=lambda at, end: progress(name, at, end))
+    if args.format == "json":
+        _print_json({**result.to_dict(), "ledger": result.ledger(), "provenance": dict(result.provenance)})
+    else:
+        _print(report.run_table(result, _heading(scenario)))
+    return 0
+
+
+def _list_rows(what: str, cpu_name: str) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    if what == "cpus":
+        models = [cpu(name) for name in cpus()]
+        return ("name", "version", "gp", "fixed", "width", "core_ghz", "summary"), [
+            (m.name, m.version, m.gp_counters, m.fixed_counters, m.gp_width, m.core_hz.value / 1e9, m.summary) for m in models
+        ]
+    if what == "designs":
+        made = [design(name) for name in designs()]
+        options = {"emulated": "reuse=true|false", "mediated": "scope=fastpath-loop|every-exit, sequence=NAME"}
+        return ("name", "class", "options", "summary"), [
+            (d.name, d.class_ or "", options.get(d.name, ""), d.summary) for d in made
+        ]
+    if what == "workloads":
+        made_workloads = [workload(name) for name in workloads()]
+        return ("name", "exits_per_s", "summary"), [
+            (w.name, round(float(w.exits_per_second), 1), w.summary) for w in made_workloads
+        ]
+    if what == "sequences":
+        made_sequences = [sequence(name) for name in sequences()]
+        return ("name", "load_steps", "put_steps", "summary"), [
+            (s.name, len(s.load), len(s.put), s.summary) for s in made_sequences
+        ]
+    model = cpu(cpu_name)
+    rows = []
+    for name, code in CODES.items():
+        gp, fixed = allowed_counters(name, model)
+        places = [f"fixed{i}" for i in range(4) if fixed >> i & 1] + ([f"GP {gp:#x}"] if gp else [])
+        rows.append((name, f"r{code:04x}", " ".join(places) or "none"))
+    return ("name", "raw", f"counters_on_{model.name}"), rows
+
+
+def _list(args: argparse.Namespace) -> int:
+    columns, rows = _list_rows(args.what, args.cpu)
+    if args.format == "json":
+        _print_json([dict(zip(columns, row, strict=True)) for row in rows])
+        return 0
+    from .report._table import _rich_table, thousands
+
+    table = _rich_table(*((name, "wrap" if name == "summary" else "left") for name in columns))
+    for row in rows:
+        table.add_row(*(thousands(cell) if isinstance(cell, (int, float)) else str(cell) for cell in row))
+    _print([table])
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        0; 2 on bad input, after one line on standard error; 130 if interrupted.
+    """
+    args = _parser().parse_args(argv)
+    command = {"compare": _compare, "run": _run, "list": _list}[args.command]
+    try:
+        status = command(args)
+        sys.stdout.flush()
+        return status
+    except VpmuError as error:
+        _say(" ".join(str(error).split()))
+        return 2
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader has gone; keep the interpreter from flushing into the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+"""Results for people and for programs: tables, JSON and CSV."""
+
+from __future__ import annotations
+
+from ._csv import comparison_csv
+from ._json import comparison_dict, scenario_dict
+from ._table import comparison_table, run_table
+
+__all__ = ["comparison_csv", "comparison_dict", "comparison_table", "run_table", "scenario_dict"]
