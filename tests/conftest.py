@@ -11,7 +11,7 @@ import vpmu
 import vpmu.reference
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
+settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
 settings.register_profile(
     "nightly",
     max_examples=10_000,

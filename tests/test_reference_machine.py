@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from vpmu._costs import COST_NAMES
 from vpmu._cpu import CpuModel, Skid, cpu
 from vpmu._plan import (
@@ -33,6 +32,25 @@ DESIGNS = ("none", "bare-metal", "emulated", "mediated", "dedicated")
 FASTPATH, KERNEL, USERSPACE = range(3)
 CODES = (0xC0, 0x3C, 0x0300, 0x013C, 0x4F2E, 0x412E, 0xC4, 0xC5, 0x01A4)
 ONE = 1 << 32
+KEYS = {
+    "w",
+    "clocks",
+    "exits",
+    "pmu_exits",
+    "host_interrupts",
+    "switches",
+    "refused",
+    "handlers",
+    "pmi",
+    "ops",
+    "guest_accesses",
+    "spent",
+    "counters",
+    "host",
+    "reprograms",
+    "creates",
+    "stopped",
+}
 #: Events per cycle in guest code, halved in the host; index order of EVENTS.
 RATES = tuple(int(x * ONE) for x in (1.3, 1.0, 0.7, 0.01, 0.05, 0.003, 0.21, 0.004, 4.0))
 NEVER = Stream(0, True, (), (), ())
@@ -53,14 +71,16 @@ def hardware(**changes: Any) -> CpuModel:
     return dataclasses.replace(cpu("emeraldrapids"), **values)
 
 
-def guest_event(name: str, counter: int, period: int = 0, user: bool = True, kernel: bool = True) -> PlannedGuestEvent:
+def guest_event(
+    name: str, counter: int, period: int = 0, user: bool = True, kernel: bool = True
+) -> PlannedGuestEvent:
     event = EVENTS.index(name)
     return PlannedGuestEvent(event, CODES[event], counter, user, kernel, period)
 
 
 def host_event(name: str, gp_mask: int = 0xFF, fixed_mask: int = 0, **attributes: bool) -> PlannedHostEvent:
     event = EVENTS.index(name)
-    values = {"user": True, "kernel": True, "exclude_guest": True, "exclude_host": False, **attributes}
+    values = {"user": True, "kernel": True, "exclude_guest": True, "exclude_host": False} | attributes
     return PlannedHostEvent(event, CODES[event], gp_mask, fixed_mask, **values)
 
 
@@ -74,7 +94,8 @@ def make_plan(design: str, **changes: Any) -> Plan:
     costs = {name: figure.value for name, figure in model.costs.items()} | changes.pop("costs", {})
     guest = tuple(RATES)
     host = tuple(rate // 2 for rate in RATES)
-    rates = tuple(guest if name.startswith("guest") else host for name, _ in ACTIVITIES[:-1]) + ((0,) * len(EVENTS),)
+    by_name = {"guest": guest, "idle": (0,) * len(EVENTS)}
+    rates = tuple(by_name.get(name.split("_")[0], host) for name, _ in ACTIVITIES)
     fixed = {0: 1, 1: 2, 2: 4}
     values: dict[str, Any] = {
         "design": design,
@@ -102,7 +123,7 @@ def make_plan(design: str, **changes: Any) -> Plan:
 
 
 def run(plan: Plan, cycle_by_cycle: bool = False) -> dict[str, Any]:
-    return dict(reference.run(plan, cycle_by_cycle))
+    return reference.run(plan, cycle_by_cycle)
 
 
 def check(result: dict[str, Any]) -> None:
@@ -160,10 +181,7 @@ def test_uniform_covers_its_range() -> None:
 def test_output_has_every_key(design: str) -> None:
     result = run(make_plan(design, guest_events=() if design == "none" else STAT, work=stream(5000, 0)))
     check(result)
-    assert set(result) == set(
-        "w clocks exits pmu_exits host_interrupts switches refused handlers pmi ops guest_accesses spent counters host"
-        " reprograms creates stopped".split()
-    )
+    assert set(result) == KEYS
     assert set(result["pmi"]) == {"raised", "delivered", "coalesced", "lost", "pending", "skid_past_exit"}
     assert set(result["spent"]) == {*COST_NAMES, "handling", "idle"}
     for phase in ("setup", "run", "readout"):
@@ -171,7 +189,13 @@ def test_output_has_every_key(design: str) -> None:
             assert set(result["ops"][phase][origin]) == set(CLASSES)
         for how in ("direct", "trapped"):
             assert set(result["guest_accesses"][phase][how]) == set(CLASSES)
-    assert set(result["pmu_exits"]) == {"MSR_WRITE", "MSR_READ", "RDPMC", "EXTERNAL_INTERRUPT", "EXCEPTION_NMI"}
+    assert set(result["pmu_exits"]) == {
+        "MSR_WRITE",
+        "MSR_READ",
+        "RDPMC",
+        "EXTERNAL_INTERRUPT",
+        "EXCEPTION_NMI",
+    }
     assert len(result["exits"]) == len(EXITS)
     assert result["stopped"] is None
 
@@ -182,7 +206,9 @@ def test_output_has_every_key(design: str) -> None:
 def test_bare_metal_counts_are_the_closed_form() -> None:
     names = ("instructions", "cycles", "ref-cycles", "branches", "cache-misses")
     counters = (32, 33, 34, 0, 5)
-    plan = make_plan("bare-metal", guest_events=tuple(map(guest_event, names, counters)), work=stream(1000, 0))
+    plan = make_plan(
+        "bare-metal", guest_events=tuple(map(guest_event, names, counters)), work=stream(1000, 0)
+    )
     result = run(plan)
     check(result)
     assert result["w"] == plan.end
@@ -223,7 +249,11 @@ def test_none_lets_host_events_see_the_guest() -> None:
 
 def test_a_trace_is_replayed() -> None:
     trace = Trace(
-        np.array([1000, 0, 2500]), np.array([0, 3, 2], np.uint16), np.array([10, 5000, 7]), np.array([0, 0, 99]), False
+        np.array([1000, 0, 2500]),
+        np.array([0, 3, 2], np.uint16),
+        np.array([10, 5000, 7]),
+        np.array([0, 0, 99]),
+        False,
     )
     once = run(make_plan("none", trace=trace))
     check(once)
@@ -307,8 +337,8 @@ def test_guest_perf_stat_makes_22_accesses(design: str) -> None:
 
 @pytest.mark.parametrize("design", ["bare-metal", "emulated", "mediated", "dedicated"])
 def test_a_handler_makes_6_and_2n_accesses(design: str) -> None:
-    # Equal periods of equal events overflow soon after each other, and one PMI with a long skid finds them all. (Not
-    # in the emulated design: there, the handler's first write pauses a counter whose PMI is still under way.)
+    # Equal periods of equal events overflow soon after each other; one PMI with a long skid finds them all.
+    # (Not in the emulated design: there, the handler's first write pauses a counter whose PMI is under way.)
     skid = Skid(10, 60) if design == "emulated" else Skid(6000, 6000)
     events = tuple(guest_event("instructions", c, 60_000) for c in (0, 1, 2))
     result = run(make_plan(design, guest_events=events, end=1_000_000, cpu=hardware(skid=skid)))
@@ -317,8 +347,7 @@ def test_a_handler_makes_6_and_2n_accesses(design: str) -> None:
     accesses = result["guest_accesses"]["run"]
     total = {kind: accesses["direct"][kind] + accesses["trapped"][kind] for kind in CLASSES}
     n = total["rdpmc"]
-    assert n == sum(row["samples"] for row in result["counters"])
-    assert design == "emulated" or n == 3 * result["handlers"]
+    assert n == (1 if design == "emulated" else 3) * result["handlers"]
     assert n == total["wrmsr_counter"]
     assert sum(total.values()) == 6 * result["handlers"] + 2 * n
     assert total["wrmsr_lvtpc"] == result["handlers"]
@@ -338,7 +367,9 @@ def test_mediated_pmi_path() -> None:
 
 def test_mediated_pmi_that_arrives_after_the_exit() -> None:
     events = (guest_event("instructions", 0, 20_000),)
-    plan = make_plan("mediated", guest_events=events, work=stream(600, 0), cpu=hardware(skid=Skid(0, 9000)), end=4_000_000)
+    plan = make_plan(
+        "mediated", guest_events=events, work=stream(600, 0), cpu=hardware(skid=Skid(0, 9000)), end=4_000_000
+    )
     result = run(plan)
     check(result)
     assert result["pmi"]["skid_past_exit"] > 0
@@ -356,7 +387,7 @@ def test_emulated_pmi_path() -> None:
 
 
 def test_a_pmi_storm_is_stopped() -> None:
-    # The counter overflows two cycles after GLOBAL_CTRL=ALL, and its PMI arrives after LVTPC has been unmasked.
+    # The counter overflows two cycles after GLOBAL_CTRL=ALL; its PMI arrives after LVTPC has been unmasked.
     model = hardware(skid=Skid(300, 300))
     result = run(make_plan("bare-metal", guest_events=(guest_event("cycles", 0, 2),), end=100_000, cpu=model))
     check(result)
@@ -372,7 +403,6 @@ def test_fastpath_is_refused_while_instructions_are_counted() -> None:
     result = run(plan)
     check(result)
     assert result["refused"] == result["exits"][1] > 10
-    assert result["spent"]["fastpath_refused"] == result["refused"] * plan.costs["fastpath_refused"]
     assert result["spent"]["handling"] == result["exits"][1] * 300
     other = run(make_plan("mediated", guest_events=STAT[:1], work=stream(5000, 1)))
     assert other["refused"] == 0
@@ -414,12 +444,16 @@ def test_mediated_host_events_lose_the_window() -> None:
         assert row["state"] == "active"
         assert row["value"] > 0
         assert "window" in row["losses"]
-    assert sum(result["ops"][phase]["host"]["wrmsr_lvtpc"] for phase in ("setup", "run")) == result["switches"]
+    assert (
+        sum(result["ops"][phase]["host"]["wrmsr_lvtpc"] for phase in ("setup", "run")) == result["switches"]
+    )
     assert all(row["value"] == row["ideal"] for row in result["counters"])
 
 
 def test_dedicated_has_no_host_events() -> None:
-    result = run(make_plan("dedicated", host_events=(host_event("cycles"),), guest_events=STAT, work=stream(9000, 0)))
+    result = run(
+        make_plan("dedicated", host_events=(host_event("cycles"),), guest_events=STAT, work=stream(9000, 0))
+    )
     check(result)
     row = result["host"][0]
     assert (row["value"], row["state"], set(row["losses"])) == (0, "error", {"ceded"})
@@ -450,7 +484,8 @@ def random_plan(seed: int, end: int) -> Plan:
     events.sort(key=lambda event: event.counter < 32)
     hosts = []
     if design != "bare-metal":
-        for name in random.choices(names, k=random.randint(0, 3)):
+        # Sometimes more than there are counters, so that some events find none.
+        for name in random.choices(names, k=random.choice((0, 1, 2, 3, 6))):
             excluded = random.choice(("neither", "guest", "host"))
             hosts.append(
                 host_event(
@@ -488,7 +523,9 @@ def random_plan(seed: int, end: int) -> Plan:
         work=stream(random.choice((0, 400, 5000)), *kinds, regular=random.random() < 0.3),
         wall=stream(random.choice((0, 3000, 40_000)), 5, regular=random.random() < 0.3),
         seeds={purpose: (seed, i, 3) for i, purpose in enumerate(("work", "wall", "skid"))},
-        sequence=sequence(random.choice(("linux-7.0", "linux-7.0-no-elision"))) if design == "mediated" else None,
+        sequence=sequence(random.choice(("linux-7.0", "linux-7.0-no-elision")))
+        if design == "mediated"
+        else None,
     )
 
 

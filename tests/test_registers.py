@@ -96,9 +96,7 @@ def test_reset(pmu_class):
     assert pmu.cpu is vpmu.cpu("sapphirerapids")
 
 
-@pytest.mark.parametrize(
-    "msr", [0, 0xC0, 0xC9, 0x18E, 0x308, 0x30D, 0x393, 0x3F4, 0x3F5, 0x4C9, 0x1900, 0xC0010200]
-)
+@pytest.mark.parametrize("msr", [0, 0xC0, 0xC9, 0x18E, 0x308, 0x30D, 0x393, 0x3F4, 0x3F5, 0x4C9, 0x1900, 0xC0010200])
 def test_no_such_msr(pmu_class, accepts, exists, msr):
     """Among them IA32_PMC_GP0_CTR, 1900H, which version 6 brings."""
     pmu = pmu_class(vpmu.cpu("sapphirerapids"))

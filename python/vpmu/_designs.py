@@ -217,7 +217,10 @@ class Mediated(Design):
     def refusal(self, cpu: CpuModel, host_perf: tuple[HostEvent, ...], vm_first: bool) -> str:
         """KVM needs version 4 and full-width writes; a VM and an include-guest host event exclude each other."""
         if cpu.version < 4:
-            return f"KVM mediates from PMU version 4 on (IA32_PERF_GLOBAL_STATUS_SET); {cpu.name} has version {cpu.version}"
+            return (
+                "KVM mediates from PMU version 4 on (IA32_PERF_GLOBAL_STATUS_SET); "
+                f"{cpu.name} has version {cpu.version}"
+            )
         if not cpu.full_width_writes:
             return f"KVM mediates only with full-width counter writes, which {cpu.name} lacks"
         included = [str(event) for event in host_perf if not event.exclude_guest]
@@ -229,9 +232,9 @@ class Mediated(Design):
         """Say when the host's counters make KVM intercept what published figures passed through."""
         if "rdpmc" in self.traps(cpu, guest):
             return (
-                f"{cpu.name} has {cpu.gp_counters} GP and {cpu.fixed_counters} fixed counters, the guest {guest.gp_counters} "
-                f"and {guest.fixed_counters}: merged KVM then intercepts RDPMC and the global registers "
-                "(published figures are of an earlier series that passed them through)"
+                f"{cpu.name} has {cpu.gp_counters} GP and {cpu.fixed_counters} fixed counters, the guest "
+                f"{guest.gp_counters} and {guest.fixed_counters}: merged KVM then intercepts RDPMC and the global "
+                "registers (published figures are of an earlier series that passed them through)"
             )
         return ""
 

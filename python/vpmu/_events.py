@@ -177,7 +177,7 @@ def place(events: Sequence[Event], cpu: CpuModel) -> tuple[int, ...]:
             counters[i] = lowest.bit_length() - 1
         else:
             raise ScenarioError(
-                f"{len(events)} events do not fit {cpu.gp_counters} GP and {cpu.fixed_counters} fixed counters: none is "
-                f"left for {events[i].text!r}; multiplexing is not simulated yet, so count fewer events"
+                f"{len(events)} events do not fit {cpu.gp_counters} GP and {cpu.fixed_counters} fixed counters: none "
+                f"is left for {events[i].text!r}; multiplexing is not simulated yet, so count fewer events"
             )
     return tuple(counters)

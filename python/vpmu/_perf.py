@@ -194,7 +194,8 @@ def parse_host_perf(spec: str) -> HostEvent:
         elif option and set(option) <= set("uk"):
             head += f":{option}"
         elif option == "task" or option.startswith(("freq=", "period=")):
-            raise ScenarioError(f"host perf {spec!r}: {option.split('=')[0]} is not simulated yet; count CPU-pinned events")
+            what = option.partition("=")[0]
+            raise ScenarioError(f"host perf {spec!r}: {what} is not simulated yet; count CPU-pinned events")
         else:
             raise UnknownName("host perf option", option, (*flags, "u", "k"))
-    return HostEvent(head, **flags)
+    return HostEvent(head, flags["pinned"], flags["exclude_guest"], flags["exclude_host"])

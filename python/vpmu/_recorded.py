@@ -8,6 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
+import numpy.typing as npt
 
 from ._cpu import CpuModel
 from ._errors import ScenarioError
@@ -104,10 +105,11 @@ class Recorded:
         return tuple(planned), Trace(gap, index.astype(np.uint16), handling, idle, self.repeat)
 
 
-def _cycles(ns: np.ndarray, hz: int) -> np.ndarray:
+def _cycles(ns: npt.NDArray[np.int64], hz: int) -> npt.NDArray[np.int64]:
     """Nanoseconds to cycles, rounded half up, in integers (whole seconds apart, so that nothing overflows)."""
     seconds, rest = np.divmod(ns.astype(np.int64), 10**9)
-    return seconds * hz + (rest * hz + 5 * 10**8) // 10**9
+    cycles: npt.NDArray[np.int64] = seconds * hz + (rest * hz + 5 * 10**8) // 10**9
+    return cycles
 
 
 def read_recording(

@@ -169,7 +169,7 @@ TABLE: tuple[Row, ...] = (
     Row("MSR_PEBS_DATA_CFG", 0x3F2, STORAGE, _has_data_cfg, lambda cpu, index: 0xFF00000F, storage="pebs_data_cfg"),
     Row("IA32_DS_AREA", 0x600, CANONICAL, lambda cpu: "ds" in cpu.features, lambda cpu, index: ALL, storage="ds_area"),
     Row("IA32_DEBUGCTL", 0x1D9, STORAGE, _always, _debugctl_legal, storage="debugctl"),
-    # Bit 7 (performance monitoring available) and bit 12 ignore writes, toggling bit 11 faults (VirtualBox CPU database).
+    # Bit 7 (monitoring available) and bit 12 ignore writes, toggling bit 11 faults (VirtualBox CPU database).
     Row("IA32_MISC_ENABLE", 0x1A0, IGNORED, _always, lambda cpu, index: 0x1080, value=lambda cpu: 0x80),
     Row(
         "MSR_TSX_FORCE_ABORT",

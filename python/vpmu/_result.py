@@ -180,7 +180,7 @@ class Result:
     # -- rates ----------------------------------------------------------------------------------------------------
 
     def _per_second(self, count: int) -> float:
-        return count * self.scenario.cpu.core_hz.value / self.raw["w"]
+        return float(Fraction(count * self.scenario.cpu.core_hz.value, self.raw["w"]))
 
     @property
     def exits(self) -> dict[str, int]:
@@ -188,7 +188,8 @@ class Result:
         if not self.raw:
             return {}
         totals: dict[str, int] = {}
-        for reason, count in [*zip(self.raw["exit_reasons"], self.raw["exits"], strict=True), *self.raw["pmu_exits"].items()]:
+        planned = zip(self.raw["exit_reasons"], self.raw["exits"], strict=True)
+        for reason, count in [*planned, *self.raw["pmu_exits"].items()]:
             if count:
                 totals[reason] = totals.get(reason, 0) + count
         return totals
@@ -232,7 +233,7 @@ class Result:
 
     @property
     def pmis(self) -> dict[str, int]:
-        """raised = delivered + coalesced + lost + pending, and skid_past_exit."""
+        """PMIs: raised = delivered + coalesced + lost + pending, and skid_past_exit."""
         return dict(self.raw["pmi"]) if self.raw else {}
 
     @property

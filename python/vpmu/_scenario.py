@@ -11,7 +11,7 @@ import numpy as np
 from . import _calibrate
 from ._costs import CostModel
 from ._cpu import CpuModel, cpu
-from ._designs import BareMetal, Dedicated, Design, GuestPmu, Mediated, design
+from ._designs import Dedicated, Design, GuestPmu, Mediated, design
 from ._errors import ScenarioError
 from ._events import CODES, Event, allowed_counters, parse_event, place
 from ._perf import GuestPerf, HostEvent, PerfRecord, parse_guest_perf, parse_host_perf
@@ -83,7 +83,9 @@ class Scenario:
         put("host_perf", tuple(parse_host_perf(p) if isinstance(p, str) else p for p in _listed(self.host_perf)))
         fixed_length = self.workload.trace_seconds if isinstance(self.workload, Recorded) else None
         if self.seconds is not None and fixed_length is not None and self.seconds != fixed_length:
-            raise ScenarioError(f"{self.workload.name} is replayed once, so its length is given; add --repeat to loop it")
+            raise ScenarioError(
+                f"{self.workload.name} is replayed once, so its length is given; add --repeat to loop it"
+            )
         if self.seconds is None:
             put("seconds", fixed_length if fixed_length is not None else Fraction(1))
         else:
@@ -223,14 +225,17 @@ def plan(scenario: Scenario) -> Plan:
         host = tuple(_host_event(event, scenario) for event in scenario.host_perf)
     needs_full_width = bool(host) or design.name == "emulated"
     if needs_full_width and not scenario.cpu.full_width_writes:
-        raise ScenarioError(f"host perf on a CPU without full-width counter writes ({scenario.cpu.name}) is not simulated yet")
+        raise ScenarioError(
+            f"host perf on a CPU without full-width counter writes ({scenario.cpu.name}) is not simulated yet"
+        )
     guest_events = []
     if design.has_guest_pmu:
         for (event, period), counter in zip(scenario.guest_events(), scenario.placement(), strict=True):
             longest = (1 << (guest.gp_width - 1 if guest.full_width_writes else 31)) - 1
             if period > longest:
                 raise ScenarioError(f"period {period} is above {longest}, the longest that {guest.name} can arm")
-            selector = (0x01A4 if event.name == "slots" else event.code) | event.user << 16 | event.kernel << 17 | 1 << 20
+            code = 0x01A4 if event.name == "slots" else event.code
+            selector = code | event.user << 16 | event.kernel << 17 | 1 << 20
             guest_events.append(
                 PlannedGuestEvent(event.index, selector, counter, event.user, event.kernel, period)
             )

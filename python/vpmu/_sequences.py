@@ -22,7 +22,18 @@ from typing import Any
 from ._errors import ScenarioError, UnknownName
 
 #: Block operations of the compiled core, see ``switching.pxd``.
-PERF_LOAD, PERF_PUT, GLOBAL_CTRL_ZERO, LVTPC_GUEST, LVTPC_HOST, LOOP, RDMSR_STATUS, OVF_CTRL, TOGGLE_STATUS, FIXED_CTR_CTRL = range(10)
+(
+    PERF_LOAD,
+    PERF_PUT,
+    GLOBAL_CTRL_ZERO,
+    LVTPC_GUEST,
+    LVTPC_HOST,
+    LOOP,
+    RDMSR_STATUS,
+    OVF_CTRL,
+    TOGGLE_STATUS,
+    FIXED_CTR_CTRL,
+) = range(10)
 
 # Flags of LOOP.
 FIXED, RDPMC, SAVE = 1, 2, 4

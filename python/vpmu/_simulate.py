@@ -136,15 +136,16 @@ def _guest_counter(
     reasons = []
     if "not_scheduled" in row["losses"]:
         reasons.append(
-            "the pinned host event that backs it found no free counter and went to ERROR, which the guest is never told; "
-            + _holders(scenario, raw)
+            "the pinned host event that backs it found no free counter and went to ERROR, which the guest is "
+            f"never told; {_holders(scenario, raw)}"
         )
     if "emulated_instruction" in row["losses"]:
         reasons.append("instructions that the hypervisor emulated were not added to it")
     if "emulated_instruction" in row["gains"]:
         reasons.append("emulated instructions were added while it should not have counted")
+    why = "; ".join(reasons)
     return Counter(
-        event, row["value"], row["ideal"], row["losses"], row["gains"], _flags(row, extra), "; ".join(reasons), row["samples"]
+        event, row["value"], row["ideal"], row["losses"], row["gains"], _flags(row, extra), why, row["samples"]
     )
 
 
@@ -164,7 +165,8 @@ def _host_counter(event: str, row: dict[str, Any], scenario: Scenario, extra: tu
         reasons.append("host perf disables its PMU while it schedules events")
     if "host_stale" in row["gains"]:
         reasons.append("hardware counted where its attributes exclude it")
-    return Counter(event, row["value"], row["ideal"], row["losses"], row["gains"], _flags(row, extra), "; ".join(reasons))
+    why = "; ".join(reasons)
+    return Counter(event, row["value"], row["ideal"], row["losses"], row["gains"], _flags(row, extra), why)
 
 
 def _violations(raw: dict[str, Any], counters: tuple[Counter, ...]) -> tuple[str, ...]:
@@ -239,7 +241,7 @@ def compare(
     wanted = [design(spec) for spec in (designs if designs is not None else _all_designs())]
 
     def run(made: Design, guest_perf: bool, baselines: tuple[Result | None, Result | None] = (None, None)) -> Result:
-        chosen = dataclasses.replace(scenario, design=made, **({} if guest_perf else {"guest_perf": ()}))
+        chosen = dataclasses.replace(scenario, design=made, guest_perf=scenario.guest_perf if guest_perf else ())
         name = str(made)
         report = None if progress is None else (lambda at, end: progress(name, at, end))
         return simulate(chosen, engine, progress=report, _baselines=baselines)

@@ -19,6 +19,7 @@ from ._cpu import cpu, cpus
 from ._designs import GuestPmu, design, designs
 from ._errors import ScenarioError, UnknownName, VpmuError
 from ._events import CODES, allowed_counters
+from ._perf import parse_guest_perf, parse_host_perf
 from ._recorded import Recorded, positive_seconds, read_recording
 from ._result import Result
 from ._scenario import Scenario
@@ -38,7 +39,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="vpmu", description="Simulate an x86 PMU while a hypervisor shares it between guests and host.")
+    parser = _Parser(
+        prog="vpmu", description="Simulate an x86 PMU while a hypervisor shares it between guests and host."
+    )
     parser.add_argument("--version", action="version", version=f"vpmu {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -95,7 +98,8 @@ def _parser() -> argparse.ArgumentParser:
         '  cpu = "sapphirerapids"\n  design = "mediated,scope=every-exit"\n  workload = "sysbench-cpu"\n'
         '  guest_perf = ["record:cycles:period=1000000"]\n  host_perf = []\n  seconds = 1.0\n  seed = 1\n'
         "  [costs]\n  wrmsr = 140\n"
-        "A recording is [recording] with path, recorded_seconds, table, vcpus, vcpu, rates and repeat in place of workload.",
+        "A recording is [recording] with path, recorded_seconds, table, vcpus, vcpu, rates and repeat, in place of\n"
+        "workload.",
     )
     run.add_argument("scenario", metavar="SCENARIO.toml")
     run.add_argument("--engine", default="stepwise", metavar="E", help=f"{' or '.join(ENGINES)}; stepwise")
@@ -109,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: vpmu list workloads",
     )
     listing.add_argument("what", choices=("cpus", "designs", "workloads", "sequences", "events"))
-    listing.add_argument("--cpu", default="sapphirerapids", metavar="N", help="for events: whose counters; sapphirerapids")
+    listing.add_argument("--cpu", default="sapphirerapids", metavar="N", help="for events: whose; sapphirerapids")
     _format(listing, csv=False)
     return parser
 
@@ -143,7 +147,7 @@ def _say(message: str) -> None:
 
 
 @contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[str, int, int], None]]:
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on standard error, from the second second on, if somebody looks."""
     started = time.monotonic()
     bar: Any = None
@@ -230,18 +234,19 @@ def _heading(scenario: Scenario) -> str:
 
 def _compare(args: argparse.Namespace) -> int:
     scenario = Scenario(
-        cpu=args.cpu,
-        design="none",
+        cpu=cpu(args.cpu),
+        design=design("none"),
         workload=_workload(args),
-        guest_perf=tuple(args.guest_perf or [DEFAULT_GUEST_PERF]),
-        host_perf=tuple(args.host_perf or []),
+        guest_perf=tuple(parse_guest_perf(spec) for spec in args.guest_perf or [DEFAULT_GUEST_PERF]),
+        host_perf=tuple(parse_host_perf(spec) for spec in args.host_perf or []),
         seconds=None if args.seconds is None else positive_seconds(args.seconds, "seconds"),
         seed=args.seed,
         vm_first=args.vm_first,
         what_if=args.what_if,
     )
-    with _progress(len(args.design or designs())) as progress:
-        results = compare(scenario, [design(d) for d in args.design or designs()], engine=args.engine, progress=progress)
+    with _progress() as progress:
+        wanted = [design(spec) for spec in args.design or designs()]
+        results = compare(scenario, wanted, engine=args.engine, progress=progress)
     if args.format == "json":
         _print_json(report.comparison_dict(scenario, results))
     elif args.format == "csv":
@@ -315,7 +320,7 @@ def _scenario_file(path: str) -> Scenario:
 def _run(args: argparse.Namespace) -> int:
     scenario = _scenario_file(args.scenario)
     name = str(scenario.design)
-    with _progress(1) as progress:
+    with _progress() as progress:
         result: Result = simulate(scenario, args.engine, progress=lambda at, end: progress(name, at, end))
     if args.format == "json":
         _print_json({**result.to_dict(), "ledger": result.ledger(), "provenance": dict(result.provenance)})
@@ -328,7 +333,8 @@ def _list_rows(what: str, cpu_name: str) -> tuple[tuple[str, ...], list[tuple[An
     if what == "cpus":
         models = [cpu(name) for name in cpus()]
         return ("name", "version", "gp", "fixed", "width", "core_ghz", "summary"), [
-            (m.name, m.version, m.gp_counters, m.fixed_counters, m.gp_width, m.core_hz.value / 1e9, m.summary) for m in models
+            (m.name, m.version, m.gp_counters, m.fixed_counters, m.gp_width, m.core_hz.value / 1e9, m.summary)
+            for m in models
         ]
     if what == "designs":
         made = [design(name) for name in designs()]

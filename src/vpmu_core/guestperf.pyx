@@ -1,6 +1,6 @@
 # cython: freethreading_compatible=True
 """Guest perf as Linux does it on Intel CPUs, version 2 to 5 (arch/x86/events/core.c and intel/core.c)."""
-from vpmu_core._types cimport int64_t, uint64_t
+from vpmu_core._types cimport uint64_t
 from vpmu_core.hostperf cimport set_period, update_count
 from vpmu_core.pmu cimport FIXED_SLOT, LVTPC_NMI, SELECTOR_ENABLE, SELECTOR_OS, SELECTOR_USR, bits_of, width_mask
 from vpmu_core.timeline cimport (
@@ -40,10 +40,9 @@ cdef access_t _access(machine_t *m, int kind, int slot, uint64_t value) noexcept
         m.pmu_exits[reason] += 1
         vm_exit(m, KERNEL, 0, True, 0, 0, EFFECT_ACCESS, &a)
         return a
-    run_guest(m, HANDLER, m.cost[cost])
+    run_guest(m, HANDLER, m.cost[cost], cost)
     if m.stopped:
         return a
-    m.spent[cost] += m.cost[cost]
     m.accesses[m.phase][0][op] += 1
     tally(m, ORIGIN_GUEST, op, 1)
     apply_direct(m, &a)
@@ -53,11 +52,8 @@ cdef access_t _access(machine_t *m, int kind, int slot, uint64_t value) noexcept
 
 cdef void _work(machine_t *m, int cost) noexcept nogil:
     """Software in the guest: handler code."""
-    if m.stopped:
-        return
-    run_guest(m, HANDLER, m.cost[cost])
     if not m.stopped:
-        m.spent[cost] += m.cost[cost]
+        run_guest(m, HANDLER, m.cost[cost], cost)
 
 
 cdef inline uint64_t _all_counters(const machine_t *m) noexcept nogil:
@@ -87,14 +83,16 @@ cdef void _read(machine_t *m, guest_event_t *e) noexcept nogil:
 
 cdef bint _arm(machine_t *m, guest_event_t *e) noexcept nogil:
     """x86_perf_event_set_period() and the counter write."""
-    cdef uint64_t mask = width_mask(&m.ideal, e.slot)
+    cdef uint64_t armed
     cdef bint hit
     if m.stopped:
         return False
-    hit = set_period(&e.perf, mask, m.guest_max_period)
-    e.ideal_previous = e.perf.previous
-    e.active = 1
-    _access(m, ACCESS_COUNTER, e.slot, e.perf.previous)
+    hit = set_period(&e.perf, width_mask(&m.ideal, e.slot), m.guest_max_period, &armed)
+    _access(m, ACCESS_COUNTER, e.slot, armed)
+    if not m.stopped:
+        # At the effect of the write, not before: an NMI in between must not see a delta that never was.
+        e.perf.previous = e.ideal_previous = armed
+        e.active = 1
     return hit
 
 

@@ -11,8 +11,8 @@ cdef inline void update_count(perf_count_t *perf, uint64_t raw, uint64_t mask) n
     perf.previous = raw
 
 
-cdef inline bint set_period(perf_count_t *perf, uint64_t mask, int64_t max_period) noexcept nogil:
-    # Linux x86_perf_event_set_period(): arms the counter through ``previous``; true if a whole period has passed.
+cdef inline bint set_period(perf_count_t *perf, uint64_t mask, int64_t max_period, uint64_t *armed) noexcept nogil:
+    # Linux x86_perf_event_set_period(): the value to arm the counter with; true if a whole period has passed.
     cdef bint hit = False
     cdef int64_t left
     if perf.period_left <= -perf.period:
@@ -23,7 +23,7 @@ cdef inline bint set_period(perf_count_t *perf, uint64_t mask, int64_t max_perio
         hit = True
     left = max(perf.period_left, 2)
     left = min(left, max_period)
-    perf.previous = (<uint64_t>-left) & mask
+    armed[0] = (<uint64_t>-left) & mask
     return hit
 
 

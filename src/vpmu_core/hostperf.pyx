@@ -8,7 +8,7 @@ from vpmu_core.pmu cimport (
     write_fixed_ctr_ctrl, write_selector,
 )
 from vpmu_core.timeline cimport (
-    BLIND, COST_HOST_NMI, COST_PERF_CREATE, COST_PERF_ENABLE, COST_PERF_GUEST_CONTEXT, COST_PERF_PAUSE, COST_PERF_PERIOD,
+    COST_HOST_NMI, COST_PERF_CREATE, COST_PERF_ENABLE, COST_PERF_GUEST_CONTEXT, COST_PERF_PAUSE, COST_PERF_PERIOD,
     COST_PERF_RELEASE, COST_PERF_RESCHED_EVENT, COST_PERF_TASK_SWITCH, COST_RDMSR, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC,
     HOST_ACTIVE, HOST_ERROR, HOST_OFF, MAX_HOST_EVENTS, OP_RDMSR, OP_RDPMC, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL,
     OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_HOST, host_activity, host_advance, host_event_t, machine_t, request_guest_pmi,
@@ -96,7 +96,7 @@ cdef void _put_in(machine_t *m, host_event_t *e, int slot) noexcept nogil:
     cdef uint64_t mask = width_mask(&m.hardware, slot)
     e.slot = slot
     e.previous_slot = slot
-    set_period(&e.perf, mask, _max_period(mask))
+    set_period(&e.perf, mask, _max_period(mask), &e.perf.previous)
     m.hardware.counter[slot] = e.perf.previous
     if slot < FIXED_SLOT:
         write_selector(&m.hardware, slot, e.selector | SELECTOR_ENABLE)
@@ -371,7 +371,7 @@ cdef void host_nmi_handler(machine_t *m) noexcept nogil:
         reads += 1
         mask = width_mask(&m.hardware, e.slot)
         update_count(&e.perf, m.hardware.counter[e.slot], mask)
-        set_period(&e.perf, mask, _max_period(mask))
+        set_period(&e.perf, mask, _max_period(mask), &e.perf.previous)
         m.hardware.counter[e.slot] = e.perf.previous
         if e.guest_slot < 0:
             continue

@@ -7,13 +7,13 @@ from libc.string cimport memcpy, memset
 from vpmu_core._types cimport NEVER, int64_t, uint16_t, uint32_t, uint64_t
 from vpmu_core.guestperf cimport pmi_handler, read_out, set_up
 from vpmu_core.hostperf cimport read_host_events
-from vpmu_core.pmu cimport EVENTS, FIXED_SLOT, LVTPC_MASKED, NO_EVENT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS, reset
+from vpmu_core.pmu cimport EVENTS, FIXED_SLOT, NO_EVENT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS, reset
 from vpmu_core.random cimport logarithm_table, sfc64_seed, stream_t
 from vpmu_core.registers cimport RegisterFile
 from vpmu_core.timeline cimport (
-    ACTIVITIES, CAUSE_NONE, CAUSES, COSTS, HOST_ERROR, MAX_GUEST_EVENTS, MAX_STEPS, OP_CLASSES, ORIGINS, PHASE_READOUT,
+    ACTIVITIES, CAUSE_NONE, CAUSES, HOST_ERROR, MAX_GUEST_EVENTS, OP_CLASSES, ORIGINS, PHASE_READOUT,
     PHASE_RUN, PHASE_SETUP, PHASES, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, design_t, guest_event_t, host_event_t,
-    machine_t, meter, perf_count_t, planned_exit_t, run, start, synchronise_ideal,
+    machine_t, meter, planned_exit_t, run, running_clock, start,
 )
 
 import numpy as np
@@ -301,6 +301,7 @@ cdef class Machine:
         copy.finishing = True
         copy.stopped = RUNNING
         copy.phase = PHASE_READOUT
+        copy.patience = running_clock(copy) + 2 * copy.end
         read_out(copy)
         for i in range(copy.guest_events):
             meter(copy, &copy.guest_event[i], CAUSE_NONE)

@@ -5,6 +5,8 @@ from vpmu_core.registers cimport RegisterFile, register_file_t
 cdef enum:
     SLOTS = 32  # counter slots: GP x is slot x, fixed counter m is slot 16 + m
     FIXED_SLOT = 16
+    GP_LANES = 8  # most GP counters of a CPU model
+    FIXED_LANES = 4  # most fixed counters
     STORAGE_WORDS = 6
 
 cdef enum:

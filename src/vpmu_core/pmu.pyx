@@ -6,8 +6,8 @@ from vpmu_core._types cimport lowest_bit, uint8_t, uint32_t, uint64_t, uint128_t
 from vpmu_core.activity cimport between
 from vpmu_core.registers cimport (
     MSR_ABSENT, MSR_CANONICAL, MSR_CONSTANT, MSR_COUNTER, MSR_COUNTER_LEGACY, MSR_FIXED_CTR_CTRL, MSR_GLOBAL_CTRL,
-    MSR_GLOBAL_STATUS, MSR_IGNORED, MSR_INUSE, MSR_LVTPC, MSR_SELECTOR, MSR_STATUS_RESET, MSR_STATUS_SET, MSR_STORAGE,
-    RegisterFile, find_msr, msr_t, register_file_t,
+    MSR_GLOBAL_STATUS, MSR_INUSE, MSR_LVTPC, MSR_SELECTOR, MSR_STATUS_RESET, MSR_STATUS_SET, MSR_STORAGE,
+    find_msr, msr_t, register_file_t,
 )
 
 import numpy as np

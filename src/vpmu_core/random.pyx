@@ -34,7 +34,7 @@ cdef void sfc64_seed(sfc64_t *g, const uint64_t *seed) noexcept nogil:
     for i in range(3):
         g.s[i] = seed[i]
     g.s[3] = 1
-    for i in range(12):
+    for _ in range(12):
         sfc64_next(g)
 
 

@@ -2,10 +2,10 @@
 """The time line of one logical CPU: guest segments, exits, overflows and PMIs (docs/machine.md, sections 3 to 6)."""
 from libc.string cimport memcmp, memcpy
 
-from vpmu_core._types cimport NEVER, lowest_bit, uint8_t, uint32_t, uint64_t, uint128_t
+from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
 from vpmu_core.activity cimport between, between_short, occurrences
 from vpmu_core.pmu cimport (
-    EVENT_INSTRUCTIONS, EVENTS, FIXED_SLOT, LVTPC_MASKED, SLOTS, bits_of, enabled, pmu_t, width_mask, write_fixed_ctr_ctrl,
+    EVENT_INSTRUCTIONS, FIXED_LANES, FIXED_SLOT, GP_LANES, LVTPC_MASKED, SLOTS, bits_of, enabled, pmu_t, width_mask, write_fixed_ctr_ctrl,
     write_selector,
 )
 from vpmu_core.random cimport draw_gap, draw_kind, sfc64_next
@@ -137,15 +137,15 @@ cdef uint64_t _guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept n
     if user_on | kernel_on:
         refresh_rates(m)
         if cycles < SHORT:
-            over = _sum_slots(m, 0, 8, m.hardware.width_mask[0], user_on, user_start, user_cycles,
+            over = _sum_slots(m, 0, GP_LANES, m.hardware.width_mask[0], user_on, user_start, user_cycles,
                               m.hardware_rate[kernel], kernel_on, kernel_start, kernel_cycles)
-            over |= _sum_slots(m, FIXED_SLOT, FIXED_SLOT + 4, m.hardware.width_mask[1], user_on, user_start, user_cycles,
+            over |= _sum_slots(m, FIXED_SLOT, FIXED_SLOT + FIXED_LANES, m.hardware.width_mask[1], user_on, user_start, user_cycles,
                                m.hardware_rate[kernel], kernel_on, kernel_start, kernel_cycles)
         else:
             over = 1
         if over == 0:
-            memcpy(m.hardware.counter, m.scratch, 8 * sizeof(uint64_t))
-            memcpy(&m.hardware.counter[FIXED_SLOT], &m.scratch[FIXED_SLOT], 4 * sizeof(uint64_t))
+            memcpy(m.hardware.counter, m.scratch, GP_LANES * sizeof(uint64_t))
+            memcpy(&m.hardware.counter[FIXED_SLOT], &m.scratch[FIXED_SLOT], FIXED_LANES * sizeof(uint64_t))
         else:
             # Rare: find the first wrap, then count up to it in closed form.
             left = user_on | kernel_on
@@ -377,9 +377,14 @@ cdef inline void _handle(machine_t *m, uint64_t cycles, bint userspace) noexcept
         host_advance(m, HOST_TASK, cycles - kernel)
 
 
+cdef inline bint _left_alone(const machine_t *m) noexcept nogil:
+    # A storm must not keep a read-out from its end: past its patience it takes no NMI and no host interrupt.
+    return m.finishing and running_clock(m) > m.patience
+
+
 cdef void _due_interrupts(machine_t *m) noexcept nogil:
     cdef uint64_t handling
-    while running_clock(m) >= m.next_wall:
+    while running_clock(m) >= m.next_wall and not _left_alone(m):
         if running_clock(m) > 2 * m.end and not m.finishing:
             m.stopped = STOPPED_NO_PROGRESS
             return
@@ -395,14 +400,13 @@ cdef void vm_exit(
 ) noexcept nogil:
     """One exit, from leaving guest mode to entering it again (docs/machine.md, section 4)."""
     cdef const design_t *design = m.design
-    cdef bint switches, refused = False
-    if kind == FASTPATH and emulates and design.refuses != NULL and design.refuses(m):
-        kind = KERNEL
-        refused = True
-        m.refused += 1
-    switches = design.put != NULL and (kind != FASTPATH or m.every_exit)
+    cdef bint switches
     m.in_guest = False
     design.leave(m)
+    if kind == FASTPATH and emulates and design.refuses != NULL and design.refuses(m):
+        kind = KERNEL
+        m.refused += 1
+    switches = design.put != NULL and (kind != FASTPATH or m.every_exit)
     spend(m, COST_VM_EXIT)
     if m.list_entry:
         spend(m, COST_MSR_LIST_ENTRY)
@@ -411,8 +415,6 @@ cdef void vm_exit(
         design.put(m)
         m.switches += 1
         check_arrival(m)
-    if refused:
-        spend(m, COST_FASTPATH_REFUSED)
     if handling:
         _handle(m, handling, kind == USERSPACE)
     if idle:
@@ -460,9 +462,13 @@ cdef void vm_exit(
 
 # -- guest code -------------------------------------------------------------------------------------------------------
 
-cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles) noexcept nogil:
-    """Run guest code and everything that interrupts it; return what is left when the run ended, stopped or yielded."""
+cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexcept nogil:
+    """Run guest code and everything that interrupts it; return what is left when the run ended, stopped or yielded.
+
+    Handler code is spent on ``cost``.
+    """
     cdef uint64_t d
+    cdef bint left_alone
     cdef planned_exit_t *wall
     while True:
         if m.stopped or (running_clock(m) > 2 * m.end and not m.finishing):
@@ -476,10 +482,11 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles) noexcept nogil:
             m.pmu_exits[EXIT_EXTERNAL_INTERRUPT] += 1
             vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_PMI, NULL)
             continue
-        if m.nmi_pending and not m.nmi_in_service:
+        left_alone = _left_alone(m)
+        if m.nmi_pending and not m.nmi_in_service and not left_alone:
             m.guest_pmi_handler(m)
             continue
-        if running_clock(m) >= m.next_wall:
+        if running_clock(m) >= m.next_wall and not left_alone:
             wall = &m.exits[m.next_wall_kind]
             m.exit_count[m.next_wall_kind] += 1
             draw_wall(m)
@@ -497,8 +504,12 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles) noexcept nogil:
         if cycles == 0:
             return 0
         d = min(d, m.pmi_arrival - m.wall)
-        d = min(d, m.next_wall - running_clock(m))
-        cycles -= _guest_segment(m, kind, d)
+        if not left_alone:
+            d = min(d, m.next_wall - running_clock(m))
+        d = _guest_segment(m, kind, d)
+        cycles -= d
+        if kind == HANDLER:
+            m.spent[cost] += d
         m.budget -= 1
         if kind == WORK and m.wall >= m.end:
             m.ended = True
@@ -527,7 +538,7 @@ cdef void run(machine_t *m) noexcept nogil:
     cdef planned_exit_t *e
     m.yielded = False
     while True:
-        m.left = run_guest(m, WORK, m.left)
+        m.left = run_guest(m, WORK, m.left, 0)
         if m.ended or m.stopped or m.yielded:
             return
         e = &m.exits[m.next_kind]

@@ -1,7 +1,7 @@
 """A register file of counters, as the hardware, KVM's caches and the ideal PMU have it.
 
-Counter n is GP counter n, counter 32 + m is fixed counter m, as in the bits of IA32_PERF_GLOBAL_CTRL (Intel SDM
-vol. 3B, chapter "Performance Monitoring").
+Counter n is GP counter n, counter 32 + m is fixed counter m, as in the bits of IA32_PERF_GLOBAL_CTRL
+(Intel SDM vol. 3B, chapter "Performance Monitoring").
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ INSTRUCTIONS = EVENTS.index("instructions")
 #: Events of fixed counters 0 to 3.
 FIXED_EVENTS = tuple(EVENTS.index(name) for name in ("instructions", "cycles", "ref-cycles", "slots"))
 
-#: Event select and unit mask of each event (SDM, "Pre-defined Architectural Performance Events"); ref-cycles is
-#: Linux's pseudo-encoding of fixed counter 2.
+#: Event select and unit mask of each event (SDM, "Pre-defined Architectural Performance Events"); that of
+#: ref-cycles is Linux's pseudo-encoding of fixed counter 2.
 ARCHITECTURAL = (0xC0, 0x3C, 0x0300, 0x013C, 0x4F2E, 0x412E, 0xC4, 0xC5, 0x01A4)
 
 #: Selector bits that do not say which event is counted.
@@ -74,7 +74,8 @@ class Counters:
         self.counter = dict.fromkeys(self.all, 0)
         self.selector = dict.fromkeys(self.gp, 0)
         self.fixed_ctr_ctrl = 0
-        self.global_ctrl = 0
+        #: All GP counters on at reset (SDM vol. 3A, processor state after reset), fixed ones off.
+        self.global_ctrl = model.gp_mask
         self.status = 0
 
     def modulus(self, c: int) -> int:
@@ -150,7 +151,8 @@ class Counters:
     def would_wrap(self, step: Step, rates: Rates) -> bool:
         """Whether any counter wraps in a step."""
         return any(
-            self.enabled(c) and self.counter[c] + self.counted(c, step, rates) >= self.modulus(c) for c in self.all
+            self.enabled(c) and self.counter[c] + self.counted(c, step, rates) >= self.modulus(c)
+            for c in self.all
         )
 
     def changed(self, register: str, c: int, value: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What every design is asked, and the designs without a hypervisor's guest PMU: none, bare-metal, dedicated."""
+"""What every design is asked, and the designs without a software PMU: none, bare-metal, dedicated."""
 
 from __future__ import annotations
 
@@ -76,6 +76,10 @@ class Design:
     def retire(self, cpl: int) -> set[int]:
         """Account for an emulated instruction; return the guest counters that got it."""
         return set()
+
+    def wants_reprogramming(self) -> bool:
+        """Whether a request to reprogram a counter is pending."""
+        return False
 
     def reprogram(self) -> None:
         """Serve the requests to reprogram counters."""
@@ -179,7 +183,7 @@ class Dedicated(Design):
 
     def __init__(self, machine: Machine) -> None:
         super().__init__(machine)
-        self._saved_global_ctrl = 0
+        self._saved_global_ctrl = machine.hardware.global_ctrl
         machine.lvtpc.set_guest(masked=True)
 
     @property

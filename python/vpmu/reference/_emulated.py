@@ -1,4 +1,7 @@
-"""KVM's emulated vPMU: a software PMU whose counters are backed by host perf events (Linux arch/x86/kvm/pmu.c)."""
+"""KVM's emulated vPMU: a software PMU whose counters are backed by host perf events.
+
+After Linux arch/x86/kvm/pmu.c.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from typing import TYPE_CHECKING
 from ._clocks import GUEST, HYPERVISOR
 from ._counters import INSTRUCTIONS, Counters
 from ._designs import NoPmu
-from ._hostperf import ACTIVE, HostEvent, backing_event
+from ._hostevents import ACTIVE, HostEvent
+from ._hostperf import backing_event
 from ._tally import add
 
 if TYPE_CHECKING:
@@ -72,8 +76,9 @@ class Emulated(NoPmu):
         modulus = self.guest.modulus(c)
         backed.emulated = 0
         self.guest.counter[c] = (self.guest.counter[c] + value - self.guest_counter(c, True)) % modulus
-        if backed.event is not None:
-            self.machine.host.change_period(backed.event, -value % modulus or modulus)
+        if backed.event is not None and not backed.paused:
+            # pmc_update_sample_period(), from the rest and not from the value that the guest wrote.
+            self.machine.host.change_period(backed.event, -self.guest.counter[c] % modulus or modulus)
 
     def retire(self, cpl: int) -> set[int]:
         """kvm_pmu_trigger_event(): the instruction waits beside the counter, which is reprogrammed."""
@@ -86,6 +91,10 @@ class Emulated(NoPmu):
         return counted
 
     # Requests.
+
+    def wants_reprogramming(self) -> bool:
+        """KVM_REQ_PMU."""
+        return bool(self._requests)
 
     def reprogram(self) -> None:
         """kvm_pmu_handle_event()."""

@@ -86,7 +86,7 @@ class GuestPerf:
     # Accesses.
 
     def _access(self, trap: str, kind: str, reason: str, effect: Callable[[bool], None]) -> None:
-        """Execute one instruction; it takes effect at the end of its cost, or inside the exit that it causes."""
+        """Execute one instruction; its effect is at the end of its cost, or in the exit that it causes."""
         machine = self._machine
         if machine.design.traps(trap):
 
@@ -100,9 +100,7 @@ class GuestPerf:
             machine.tally.guest_access(kind, trapped=False)
             effect(False)
 
-    def _write(
-        self, register: str, value: int, c: int = 0, then: Callable[[], None] = lambda: None
-    ) -> None:
+    def _write(self, register: str, value: int, c: int = 0, then: Callable[[], None] = lambda: None) -> None:
         """WRMSR; ``then`` happens together with its effect."""
         machine = self._machine
         trap, kind = _WRITES[register]
@@ -118,7 +116,10 @@ class GuestPerf:
     def _read_status(self) -> int:
         values: list[int] = []
         self._access(
-            "global_status", "rdmsr", "MSR_READ", lambda trapped: values.append(self._machine.design.guest_status(trapped))
+            "global_status",
+            "rdmsr",
+            "MSR_READ",
+            lambda trapped: values.append(self._machine.design.guest_status(trapped)),
         )
         return values[0]
 

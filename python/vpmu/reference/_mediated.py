@@ -54,7 +54,7 @@ class Mediated(Design):
         self.machine.hardware.global_ctrl = self.guest.global_ctrl
 
     def refuses_fastpath(self) -> bool:
-        """!kvm_pmu_is_fastpath_emulation_allowed(): the counters that need the instruction are in hardware."""
+        """!kvm_pmu_is_fastpath_emulation_allowed(): the counters that must be incremented are in hardware."""
         return any(self.guest.global_ctrl >> c & 1 for c in self._counting_instructions)
 
     def stores_global_ctrl(self) -> bool:
@@ -103,6 +103,10 @@ class Mediated(Design):
                         self.raise_pmi()
         return counted
 
+    def wants_reprogramming(self) -> bool:
+        """KVM_REQ_PMU."""
+        return bool(self._requests)
+
     def reprogram(self) -> None:
         """kvm_pmu_handle_event(): no perf call, only the bitmap of counters that count instructions."""
         for c in sorted(self._requests):
@@ -124,7 +128,7 @@ class Mediated(Design):
             self.machine.pmu_exit("EXCEPTION_NMI", [], self._spurious_nmi)
 
     def pmi_in_host(self) -> None:
-        """Before put has restored the host's LVTPC the vector waits; later it is an NMI that nobody expects."""
+        """The vector waits; after put has restored the host's LVTPC it is an NMI that nobody expects."""
         if self.machine.lvtpc.guest_vector:
             self.machine.pend_vector()
         else:

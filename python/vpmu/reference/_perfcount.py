@@ -1,4 +1,7 @@
-"""The count and period arithmetic of one perf event (Linux x86_perf_event_update, x86_perf_event_set_period)."""
+"""The count and period arithmetic of one perf event.
+
+After Linux arch/x86/events/core.c, ``x86_perf_event_update`` and ``x86_perf_event_set_period``.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from .._plan import Plan
-from ._clocks import BLIND, GUEST, GUEST_HANDLER, HOST_TASK, IDLE, Clocks, Rates, Step
+from ._clocks import GUEST, GUEST_HANDLER, HOST_TASK, IDLE, Clocks, Rates, Step
 from ._counters import INSTRUCTIONS, Counters, event_codes
 from ._designs import BareMetal, Dedicated, Design, NoPmu
 from ._emulated import Emulated
@@ -34,7 +34,7 @@ FASTPATH, KERNEL, USERSPACE = range(3)
 Handling = Sequence[tuple[str, int]]
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     """The run makes no progress; unwinds perf code of the guest where it is."""
 
 
@@ -81,7 +81,7 @@ class Machine:
         self.ideal = Counters(self.guest_model, self.codes)
         self.lvtpc = Lvtpc()
         self.lvtpc.masked = plan.design == "bare-metal"
-        #: The mask of the LVTPC that the guest sees; set at reset (SDM vol. 3A, "Local APIC State After Reset").
+        #: The mask of the guest's LVTPC; reset sets it (SDM vol. 3A, "Local APIC State After Reset").
         self.guest_lvtpc_masked = True
         self.host = HostPerf(self)
         self.design = DESIGNS[plan.design](self)
@@ -93,6 +93,8 @@ class Machine:
         self._pmi_requested = False
         self._stopped = False
         self._finishing = False
+        #: Running clock from which the read-out is left alone by host interrupts and PMIs.
+        self._patience = NEVER
 
         self._skid = Sfc64(plan.seeds["skid"])
         self._work = Arrivals(plan.work, plan.seeds["work"])
@@ -116,16 +118,20 @@ class Machine:
             while (left := self._run_guest(True, left)) == 0:
                 self._planned_exit(work_kind, handling, idle)
                 left, work_kind, handling, idle = self._draw_work()
-        except _Stopped:
+        except _StoppedError:
             pass
         result = self._report()
+        # The host's events end with the run, the guest's with their read-out.
+        result["host"] = self.host.finish() if self.design.has_host else []
         self._finishing = True
+        self._patience = self.clocks.running + 2 * self.plan.end
         self.tally.phase = "readout"
         if self.design.has_guest_perf:
             self.perf.read_out()
         self.design.finish()
-        result["counters"] = [event.report() for event in self.perf.events] if self.design.has_guest_perf else []
-        result["host"] = self.host.finish() if self.design.has_host else []
+        result["counters"] = (
+            [event.report() for event in self.perf.events] if self.design.has_guest_perf else []
+        )
         return result
 
     def _start(self) -> None:
@@ -199,7 +205,12 @@ class Machine:
         self._run_guest(False, self.costs[name], name)
 
     def _no_progress(self) -> bool:
+        """The guest has had its time twice over and is still not done."""
         return not self._finishing and self.clocks.running > 2 * self.plan.end
+
+    def _left_alone(self) -> bool:
+        """In a read-out, which is not stopped as a run is, that a storm might never let finish."""
+        return self.clocks.running > self._patience
 
     def _run_guest(self, work: bool, n: int, name: str = "") -> int:
         """Run workload or handler code.
@@ -222,7 +233,7 @@ class Machine:
         while True:
             if self._no_progress():
                 self._stopped = True
-                raise _Stopped
+                raise _StoppedError
             wall = clocks.wall
             if self._in_flight is not None and wall >= self._in_flight:
                 self._arrive()
@@ -231,10 +242,11 @@ class Machine:
                 self._vector_pending = False
                 self.interrupt_exit()
                 continue
-            if self.perf.nmi_pending and not self.perf.in_service:
+            left_alone = self._left_alone()
+            if self.perf.nmi_pending and not self.perf.in_service and not left_alone:
                 self.perf.handle_nmi()
                 continue
-            if clocks.running >= self._next_wall:
+            if clocks.running >= self._next_wall and not left_alone:
                 kind = self._wall_kind
                 self._draw_wall()
                 planned = plan.exits[kind]
@@ -244,17 +256,16 @@ class Machine:
                 return max(n, 1)
             if n == 0:
                 return 0
-            d = min(n, self._next_wall - clocks.running)
+            d = n if left_alone else min(n, self._next_wall - clocks.running)
             if work:
                 d = min(d, plan.end - wall)
             if self._in_flight is not None:
                 d = min(d, self._in_flight - wall)
-            step = self._to_first_wrap(work, d)
-            d = sum(after - before for _, before, after in step)
-            n -= d
+            ran, wrapped = self._advance_guest(work, d)
+            n -= ran
             if not work:
-                self.tally.spent[name] += d
-            for c in self._advance(step):
+                self.tally.spent[name] += ran
+            for c in wrapped:
                 self._overflow(c)
             if work and clocks.wall >= plan.end:
                 return max(n, 1)
@@ -262,22 +273,25 @@ class Machine:
     def _ahead(self, work: bool, cycles: int) -> Step:
         return self.clocks.workload_ahead(cycles) if work else self.clocks.ahead(GUEST_HANDLER, cycles)
 
-    def _to_first_wrap(self, work: bool, most: int) -> Step:
-        """The longest step, of at most so many cycles, in which no counter wraps before its last cycle."""
+    def _advance_guest(self, work: bool, most: int) -> tuple[int, list[int]]:
+        """Run guest code until a counter wraps, at most so long; return how long, and what wrapped."""
         if self._cycle_by_cycle:
-            return self._ahead(work, 1)
-        step = self._ahead(work, most)
-        if not self.hardware.would_wrap(step, self.rates):
-            return step
-        # Counts never fall, so the first cycle with a wrapped counter is found by bisection.
-        none, some = 0, most
-        while some - none > 1:
-            middle = (none + some) // 2
-            if self.hardware.would_wrap(self._ahead(work, middle), self.rates):
-                some = middle
-            else:
-                none = middle
-        return self._ahead(work, some)
+            for ran in range(1, most + 1):
+                wrapped = self._advance(self._ahead(work, 1))
+                if wrapped:
+                    return ran, wrapped
+            return most, []
+        cycles = most
+        if self.hardware.would_wrap(self._ahead(work, most), self.rates):
+            # Counts never fall, so the first cycle with a wrapped counter is found by bisection.
+            none = 0
+            while cycles - none > 1:
+                middle = (none + cycles) // 2
+                if self.hardware.would_wrap(self._ahead(work, middle), self.rates):
+                    cycles = middle
+                else:
+                    none = middle
+        return cycles, self._advance(self._ahead(work, cycles))
 
     # Exits.
 
@@ -287,7 +301,9 @@ class Machine:
         self.tally.exits[kind] += 1
         self._exit(planned.kind, planned.cpl, planned.emulates, [("handling", handling)], idle)
 
-    def pmu_exit(self, reason: str, handling: Handling, effect: Callable[[], None], emulates: bool = False) -> None:
+    def pmu_exit(
+        self, reason: str, handling: Handling, effect: Callable[[], None], emulates: bool = False
+    ) -> None:
         """A kernel exit that the PMU caused."""
         self.tally.pmu_exits[reason] += 1
         self._exit(KERNEL, 0, emulates, handling, 0, effect)
@@ -299,7 +315,9 @@ class Machine:
 
     def interrupt_exit(self) -> None:
         """The guest's PMI vector exits as an external interrupt."""
-        self.pmu_exit("EXTERNAL_INTERRUPT", [("interrupt_exit", self.costs["interrupt_exit"])], self.request_pmi)
+        self.pmu_exit(
+            "EXTERNAL_INTERRUPT", [("interrupt_exit", self.costs["interrupt_exit"])], self.request_pmi
+        )
 
     def _exit(
         self,
@@ -317,7 +335,6 @@ class Machine:
         if kind == FASTPATH and emulates and design.refuses_fastpath():
             self.tally.refused += 1
             kind = KERNEL
-            handling = [*handling, ("fastpath_refused", self.costs["fastpath_refused"])]
         self.pay(design.host_activity, "vm_exit")
         if design.stores_global_ctrl():
             self.pay(design.host_activity, "msr_list_entry")
@@ -341,7 +358,8 @@ class Machine:
             self._retire(cpl)
         self.arrival_check()
 
-        if kind != FASTPATH:
+        # kvm_vcpu_exit_request(): a request ends the fastpath loop.
+        if kind != FASTPATH or self._pmi_requested or design.wants_reprogramming():
             self._serve_host_interrupts()
             if self._vector_pending:
                 self._vector_pending = False
@@ -356,7 +374,7 @@ class Machine:
 
         self._load_and_enter(switched)
         if self._stopped and not self._finishing:
-            raise _Stopped
+            raise _StoppedError
 
     def _load_and_enter(self, load: bool) -> None:
         design = self.design
@@ -371,7 +389,7 @@ class Machine:
 
     def _serve_host_interrupts(self) -> None:
         """Interrupts that became due while the host ran are served without another exit."""
-        while self.clocks.running >= self._next_wall:
+        while self.clocks.running >= self._next_wall and not self._left_alone():
             if self._no_progress():
                 self._stopped = True
                 return
@@ -384,7 +402,11 @@ class Machine:
         """One occurrence of ``instructions`` outside all clocks."""
         ideal = set()
         for c in self.ideal.all:
-            if self.ideal.enabled(c) and self.ideal.event(c) == INSTRUCTIONS and self.ideal.counts_level(c, cpl):
+            if (
+                self.ideal.enabled(c)
+                and self.ideal.event(c) == INSTRUCTIONS
+                and self.ideal.counts_level(c, cpl)
+            ):
                 self.ideal.counter[c] = (self.ideal.counter[c] + 1) % self.ideal.modulus(c)
                 ideal.add(c)
         self.perf.account_instruction(ideal, self.design.retire(cpl))
@@ -413,7 +435,7 @@ class Machine:
         if self.lvtpc.masked:
             self.tally.pmi["lost"] += 1
             return
-        # The local APIC sets the mask when it delivers a PMI (SDM vol. 3B, "Generating an Interrupt on Overflow").
+        # The local APIC sets the mask when it delivers (SDM vol. 3B, "Generating an Interrupt on Overflow").
         self.lvtpc.masked = True
         if self.in_guest:
             self.design.pmi_in_guest()

@@ -44,8 +44,10 @@ def comparison_csv(results: Mapping[str, Result]) -> str:
         sides += [("host", c) for c in result.host_events]
         for side, c in sides:
             writer.writerow(
-                [*common, side, c.event, c.value, c.ideal, c.error, _causes(c.losses), _causes(c.gains)]
-                + [" ".join(c.flags), c.reason]
+                [
+                    *(*common, side, c.event, c.value, c.ideal, c.error),
+                    *(_causes(c.losses), _causes(c.gains), " ".join(c.flags), c.reason),
+                ]
             )
         if not sides:
             writer.writerow([*common, *[""] * 8, result.reason])

@@ -142,13 +142,13 @@ def _counts(results: Mapping[str, Result]) -> Table | None:
 
 def _legend(results: Mapping[str, Result]) -> list[str]:
     lines = [
-        "Overhead: guest work lost against design none; Profiling: against the same design with nobody profiling in the guest.",
-        "Assumed: part of the added cycles that rests on figures nobody has published; above one half the overhead is ~ one digit.",
+        "Overhead: guest work lost against design none. Profiling: against the same design without guest perf.",
+        "Assumed: part of the added cycles that rests on unpublished figures; above one half, ~ and one digit.",
         "Switches: one load and one put of guest PMU state. MSR ops: RDMSR, WRMSR and RDPMC executed, by anybody.",
     ]
     deciding = {r.deciding_assumption for r in results.values() if r.raw and (r.assumed_share or 0) > 0.5} - {""}
     if deciding:
-        lines.append(f"What decides a ~: {', '.join(sorted(deciding))} (assumed, cycles; override it with a scenario's costs).")
+        lines.append(f"What decides a ~: {', '.join(sorted(deciding))} (assumed; a scenario's costs override it).")
     return lines
 
 

@@ -1,0 +1,21 @@
+from collections.abc import Callable
+from typing import Any
+
+from vpmu._plan import Plan
+
+DESIGNS: dict[str, Callable[[], Any]]
+CAUSE_NAMES: tuple[str | None, ...]
+OP_NAMES: tuple[str, ...]
+ORIGIN_NAMES: tuple[str, ...]
+PHASE_NAMES: tuple[str, ...]
+PMU_EXIT_NAMES: tuple[str, ...]
+
+class Machine:
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def progress(self) -> tuple[int, int]: ...
+    def __init__(self, plan: Plan) -> None: ...
+    def advance(self) -> bool: ...
+    def extend(self, end: int) -> None: ...
+    def result(self) -> dict[str, Any]: ...
