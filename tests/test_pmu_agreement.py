@@ -138,6 +138,11 @@ class Agreement(RuleBasedStateMachine):
     def wrmsr(self, msr, value):
         self.both("wrmsr", msr, value)
 
+    @rule(msr=st.sampled_from(MSRS))
+    def wrmsr_each_bit(self, msr):
+        for value in BITS:
+            self.both("wrmsr", msr, value)
+
     @rule(index=st.integers(0, 8), kind=KINDS, cpl=CPLS, pce=st.booleans())
     def rdpmc(self, index, kind, cpl, pce):
         self.both("rdpmc", kind << 16 | index, cpl, pce)

@@ -260,5 +260,7 @@ def test_status_bits_by_version(pmu_class, accepts, exists):
         assert accepts(pmu, 0x391, 0) is (version >= 4)
     for feature, bit in (("pt", 55), ("sgx", 60), ("ds", 62)):
         features = vpmu.cpu("skylake").features - {feature}
+        if feature == "sgx":
+            assert not accepts(pmu_class(model(version=3, features=features | {feature})), 0x390, 1 << bit)
         assert not accepts(pmu_class(model(features=features)), 0x390, 1 << bit)
         assert accepts(pmu_class(model(features=features | {feature})), 0x390, 1 << bit)

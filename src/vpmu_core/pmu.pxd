@@ -153,5 +153,4 @@ cdef class Pmu:
     cdef pmu_t pmu
     cdef RegisterFile file  # keeps the table alive
 
-    cpdef uint64_t rdmsr(self, uint32_t msr) except? 0xFFFFFFFFFFFFFFFFULL
-    cpdef object wrmsr(self, uint32_t msr, uint64_t value)
+    cdef object _hold(self, uint32_t address, str name, object value)

@@ -1,5 +1,6 @@
 # cython: freethreading_compatible=True, boundscheck=False, wraparound=False
 """The architectural PMU of one logical CPU."""
+from cpython.long cimport PyLong_CheckExact
 from libc.string cimport memset
 
 from vpmu_core._types cimport lowest_bit, uint8_t, uint32_t, uint64_t, uint128_t
@@ -10,9 +11,12 @@ from vpmu_core.registers cimport (
     find_msr, msr_t, register_file_t,
 )
 
+from collections.abc import Mapping
+from operator import index
+
 import numpy as np
 
-from vpmu._errors import GeneralProtectionFault, UnknownName
+from vpmu._errors import GeneralProtectionFault, ScenarioError, UnknownName
 from vpmu._pmi import Pmi
 from vpmu._registers import STORAGE_WORDS as STORAGE_NAMES
 from vpmu._registers import msr_name, register_file
@@ -27,6 +31,18 @@ RESULT_DTYPE = np.dtype([("value", "<u8"), ("fault", "u1")], align=True)
 STATE_VERSION = 1
 EVENT_NAMES = ("instructions", "cycles", "ref-cycles", "bus-cycles", "cache-references", "cache-misses", "branches",
                "branch-misses", "slots")
+_STATE_ADDRESSES = {
+    "fixed_ctr_ctrl": 0x38D,
+    "global_ctrl": 0x38F,
+    "global_status": 0x38E,
+    "perf_metrics": 0x329,
+    "pebs_enable": 0x3F1,
+    "pebs_data_cfg": 0x3F2,
+    "ds_area": 0x600,
+    "debugctl": 0x1D9,
+    "tsx_force_abort": 0x10F,
+    "lvtpc": 0x834,
+}
 _REASONS = {
     FAULT_ABSENT: "no such MSR on this CPU",
     FAULT_RESERVED: "a reserved bit is set",
@@ -198,21 +214,30 @@ cdef void _retire_instruction(pmu_t *pmu, bint user) noexcept nogil:
             _add(pmu, slot, 1)
 
 
-cdef int _needs_distribution(int slot, uint64_t selector) except -1:
-    cdef object what = (
-        "CMASK" if selector >> 24 & 0xFF else "EDGE" if selector >> 18 & 1 else "ANY" if selector >> 21 & 1
-        else "IN_TX" if selector >> 32 & 3 else None
+cdef int _first_unsummable(const pmu_t *pmu, bint user) noexcept nogil:
+    """An enabled GP counter whose selector asks for more than sums of occurrences; -1 if there is none."""
+    cdef uint32_t left = enabled(pmu, user) & 0xFFFF
+    cdef int slot
+    while left:
+        slot = lowest_bit(left)
+        left &= left - 1
+        # CMASK, EDGE, ANY, IN_TX, IN_TXCP; INV without CMASK is ignored.
+        if pmu.selector[slot] & 0x3FF240000ULL:
+            return slot
+    return -1
+
+
+cdef object _unsummable(const pmu_t *pmu, int slot):
+    return ScenarioError(
+        f"PMC{slot}, selector {pmu.selector[slot]:#x}: CMASK, edge detection, AnyThread and IN_TX need a distribution "
+        "per cycle (per_cycle), which is not available yet"
     )
-    if what is not None:
-        raise ValueError(
-            f"counter {slot} (selector {selector:#x}) uses {what}, which needs a distribution per cycle "
-            "(per_cycle); that is not available yet, clear the bits or the counter's enable"
-        )
-    return 0
 
 
-cdef void _execute_one(pmu_t *pmu, const register_file_t *file, const operation_t *op, result_t *result) noexcept nogil:
+cdef int _execute_one(pmu_t *pmu, const register_file_t *file, const operation_t *op, result_t *result) noexcept nogil:
+    """Execute one operation; the slot that refuses to count the instruction, or -1."""
     cdef fault code
+    cdef int refusing = -1
     if op.op == 2:
         code = read_pmc(pmu, file, op.address, op.cpl, op.cr4_pce, &result.value)
     elif op.cpl:
@@ -224,7 +249,10 @@ cdef void _execute_one(pmu_t *pmu, const register_file_t *file, const operation_
     if code:
         result.fault = 1
     elif op.flags & 1:
-        _retire_instruction(pmu, op.cpl > 0)
+        refusing = _first_unsummable(pmu, op.cpl > 0)
+        if refusing < 0:
+            _retire_instruction(pmu, op.cpl > 0)
+    return refusing
 
 
 cdef class Pmu:
@@ -253,7 +281,7 @@ cdef class Pmu:
         """The CPU model."""
         return self.file.cpu
 
-    cpdef uint64_t rdmsr(self, uint32_t msr) except? 0xFFFFFFFFFFFFFFFFULL:
+    def rdmsr(self, msr):
         """Read an MSR at CPL 0.
 
         Parameters
@@ -272,12 +300,13 @@ cdef class Pmu:
             If the MSR does not exist.
         """
         cdef uint64_t value = 0
-        cdef fault code = read_msr(&self.pmu, &self.file.file, msr, &value)
+        cdef uint32_t address = _integer(msr)
+        cdef fault code = read_msr(&self.pmu, &self.file.file, address, &value)
         if code:
-            raise _fault(code, msr, None)
+            raise _fault(code, address, None)
         return value
 
-    cpdef object wrmsr(self, uint32_t msr, uint64_t value):
+    def wrmsr(self, msr, value):
         """Write an MSR at CPL 0; it takes effect before the instruction retires.
 
         Parameters
@@ -292,11 +321,13 @@ cdef class Pmu:
         GeneralProtectionFault
             With the rule that was broken; nothing has changed.
         """
-        cdef fault code = write_msr(&self.pmu, &self.file.file, msr, value)
+        cdef uint32_t address = _integer(msr)
+        cdef uint64_t number = _integer(value)
+        cdef fault code = write_msr(&self.pmu, &self.file.file, address, number)
         if code:
-            raise _fault(code, msr, value)
+            raise _fault(code, address, number)
 
-    def rdpmc(self, uint32_t ecx, int cpl=0, bint cr4_pce=True):
+    def rdpmc(self, ecx, cpl=0, bint cr4_pce=True):
         """Read a counter with RDPMC.
 
         Parameters
@@ -319,11 +350,10 @@ cdef class Pmu:
             For a counter that does not exist, or without permission.
         """
         cdef uint64_t value = 0
-        if not 0 <= cpl <= 3:
-            raise ValueError(f"cpl {cpl} must be 0 to 3")
-        cdef fault code = read_pmc(&self.pmu, &self.file.file, ecx, cpl, cr4_pce, &value)
+        cdef uint32_t number = _integer(ecx)
+        cdef fault code = read_pmc(&self.pmu, &self.file.file, number, _privilege(cpl), cr4_pce, &value)
         if code:
-            raise GeneralProtectionFault(ecx, None, _REASONS[code])
+            raise GeneralProtectionFault(number, None, _REASONS[code])
         return value
 
     def count(self, events, cycles=0, cpl=0):
@@ -343,39 +373,42 @@ cdef class Pmu:
         UnknownName
             For an event that is not simulated (a ValueError).
         ValueError
-            For a negative count, or if an enabled counter's selector asks for more than occurrences (CMASK, EDGE,
-            IN_TX, IN_TXCP, ANY); nothing has changed.
+            For a negative count, cycles given twice, or if an enabled counter's selector asks for more than sums of
+            occurrences (CMASK, EDGE, IN_TX, IN_TXCP, ANY); nothing has changed.
+        OverflowError
+            If a number is 2**64 or more, or the sum of all cycles would reach 2**58.
         """
         cdef uint64_t amount[EVENTS]
-        cdef uint64_t now, end
-        cdef uint32_t on, left
+        cdef uint64_t now = self.pmu.cycles, end
+        cdef uint32_t on
         cdef int slot
         cdef const register_file_t *file = &self.file.file
-        if not 0 <= cpl <= 3:
-            raise ValueError(f"cpl {cpl} must be 0 to 3")
-        now = self.pmu.cycles
-        try:
-            end = now + _occurrences("cycles", cycles)
-        except OverflowError:
-            raise ValueError(f"cycles {cycles} takes the clock past 2**64") from None
+        given = {}
+        for name, number in events.items():
+            if name not in EVENT_NAMES:
+                raise UnknownName("event", str(name), EVENT_NAMES)
+            given[name] = _occurrences(name, number)
+        elapsed = _occurrences("cycles", cycles)
+        if "cycles" in given:
+            if elapsed:
+                raise ScenarioError("cycles are given twice: as an event and as cycles=")
+            elapsed = given["cycles"]
+        cdef bint user = _privilege(cpl) > 0
+        if now + elapsed >= 1 << 58:
+            raise OverflowError("a PMU counts fewer than 2**58 cycles in all")
+        end = now + <uint64_t>elapsed
+        slot = _first_unsummable(&self.pmu, user)
+        if slot >= 0:
+            raise _unsummable(&self.pmu, slot)
         memset(amount, 0, sizeof(amount))
         amount[EVENT_CYCLES] = end - now
         amount[EVENT_REF_CYCLES] = between(file.rate_ref_cycles, now, end)
         amount[EVENT_BUS_CYCLES] = between(file.rate_bus_cycles, now, end)
         amount[EVENT_SLOTS] = between(file.rate_slots, now, end)
-        for name, number in events.items():
-            if name not in EVENT_NAMES:
-                raise UnknownName("event", str(name), EVENT_NAMES)
-            if name == "cycles" and cycles:
-                raise ValueError("cycles are given twice: as an event and as cycles=")
-            amount[EVENT_NAMES.index(name)] = _occurrences(name, number)
-        on = enabled(&self.pmu, cpl > 0)
-        left = on & 0xFFFF
-        while left:
-            slot = lowest_bit(left)
-            left &= left - 1
-            _needs_distribution(slot, self.pmu.selector[slot])
+        for name, number in given.items():
+            amount[EVENT_NAMES.index(name)] = number
         self.pmu.cycles = end
+        on = enabled(&self.pmu, user)
         while on:
             slot = lowest_bit(on)
             on &= on - 1
@@ -414,19 +447,34 @@ cdef class Pmu:
         -------
         ndarray of RESULT_DTYPE, shape (n,)
             Value read (0 for WRMSR and faults), and 1 in ``fault`` where the operation raised #GP.
+
+        Raises
+        ------
+        TypeError
+            For an array of another dtype.
+        ValueError
+            For an unknown op, a cpl above 3 or another shape, before anything is executed; and where :meth:`count`
+            would refuse to count an instruction, after its effect.
         """
-        array = np.ascontiguousarray(ops, dtype=OP_DTYPE)
-        if array.ndim != 1:
-            raise ValueError(f"ops must have one dimension, not {array.ndim}")
-        if array.size and (int(array["op"].max()) > 2 or int(array["cpl"].max()) > 3):
-            raise ValueError("op must be 0 (RDMSR), 1 (WRMSR) or 2 (RDPMC) and cpl 0 to 3")
-        results = np.zeros(array.size, dtype=RESULT_DTYPE)
-        cdef const operation_t[::1] operations = array
+        if not isinstance(ops, np.ndarray) or ops.dtype != OP_DTYPE:
+            raise TypeError("ops must be an array of OP_DTYPE")
+        if ops.ndim != 1:
+            raise ScenarioError(f"ops must have one dimension, not {ops.ndim}")
+        for name, most in (("op", 2), ("cpl", 3)):
+            if np.any(ops[name] > most):
+                raise ScenarioError(f"{name} of an operation must be 0 to {most}, not {ops[name].max()}")
+        results = np.zeros(ops.size, dtype=RESULT_DTYPE)
+        cdef const operation_t[::1] operations = np.ascontiguousarray(ops)
         cdef result_t[::1] out = results
         cdef Py_ssize_t i
+        cdef int refusing = -1
         with nogil:
             for i in range(operations.shape[0]):
-                _execute_one(&self.pmu, &self.file.file, &operations[i], &out[i])
+                refusing = _execute_one(&self.pmu, &self.file.file, &operations[i], &out[i])
+                if refusing >= 0:
+                    break
+        if refusing >= 0:
+            raise _unsummable(&self.pmu, refusing)
         return results
 
     def state(self):
@@ -435,15 +483,16 @@ cdef class Pmu:
         Returns
         -------
         dict
-            Plain ints, tuples of ints and strings, with a ``version``.
+            Plain ints, tuples of ints and strings, with a ``version``. In ``counters``, ``fixed`` and ``selectors``,
+            counter x has place x.
         """
         cdef const pmu_t *pmu = &self.pmu
         state = {
             "version": STATE_VERSION,
             "cpu": self.cpu.name,
-            "counters": tuple([pmu.counter[i] for i in range(16) if pmu.slots >> i & 1]),
-            "fixed": tuple([pmu.counter[16 + i] for i in range(16) if pmu.slots >> (16 + i) & 1]),
-            "selectors": tuple([pmu.selector[i] for i in range(16) if pmu.slots >> i & 1]),
+            "counters": tuple([pmu.counter[i] for i in range(self.cpu.gp_mask.bit_length())]),
+            "fixed": tuple([pmu.counter[FIXED_SLOT + i] for i in range(self.cpu.fixed_mask.bit_length())]),
+            "selectors": tuple([pmu.selector[i] for i in range(self.cpu.gp_mask.bit_length())]),
             "fixed_ctr_ctrl": pmu.fixed_ctr_ctrl,
             "global_ctrl": pmu.global_ctrl,
             "global_status": pmu.global_status,
@@ -477,32 +526,46 @@ cdef class Pmu:
         cdef Pmu self = Pmu(cpu)
         cdef pmu_t *pmu = &self.pmu
         expected = self.state()
-        if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
-            found = state.get("version") if isinstance(state, dict) else type(state).__name__
-            raise ValueError(f"this is no PMU state of version {STATE_VERSION} (found {found!r})")
-        if set(state) != set(expected):
-            raise ValueError(f"PMU state with foreign or missing keys: {sorted(set(state) ^ set(expected))}")
-        if state["cpu"] != cpu.name:
-            raise ValueError(f"PMU state of CPU {state['cpu']!r} cannot be given to {cpu.name!r}")
+        if not isinstance(state, Mapping):
+            raise ScenarioError(f"state: must be what state() returned, not {type(state).__name__}")
+        for name in ("version", "cpu"):
+            if name in state and state[name] != expected[name]:
+                raise ScenarioError(f"state: {name} is {state[name]!r} and must be {expected[name]!r}")
+        odd = sorted(state.keys() ^ expected.keys(), key=str)
+        if odd:
+            raise ScenarioError(f"state: missing or unknown keys: {odd}")
         for name in ("counters", "fixed", "selectors"):
-            if len(state[name]) != len(expected[name]):
-                raise ValueError(f"PMU state has {len(state[name])} {name}, {cpu.name} has {len(expected[name])}")
-        gp = [i for i in range(16) if pmu.slots >> i & 1]
-        fixed = [16 + i for i in range(16) if pmu.slots >> (16 + i) & 1]
-        for slot, counter, selector in zip(gp, state["counters"], state["selectors"]):
-            pmu.counter[slot] = <uint64_t>counter & pmu.width_mask[0]
-            write_selector(pmu, slot, selector)
-        for slot, counter in zip(fixed, state["fixed"]):
-            pmu.counter[slot] = <uint64_t>counter & pmu.width_mask[1]
-        write_fixed_ctr_ctrl(pmu, state["fixed_ctr_ctrl"])
-        pmu.global_ctrl = state["global_ctrl"]
-        pmu.global_status = state["global_status"]
-        for i, name in enumerate(STORAGE_NAMES):
-            pmu.storage[i] = state[name]
-        pmu.lvtpc = state["lvtpc"]
-        pmu.pmi_pending = bool(state["pmi_pending"])
-        pmu.cycles = state["cycles"]
+            places = len(expected[name])
+            if not isinstance(state[name], tuple) or len(state[name]) != places:
+                raise ScenarioError(f"state: {name} must be a tuple of {places} integers, not {state[name]!r}")
+        for x, (counter, selector) in enumerate(zip(state["counters"], state["selectors"])):
+            pmu.counter[x] = _held("counters", counter, pmu.width_mask[0] if pmu.slots >> x & 1 else 0)
+            self._hold(0x186 + x, "selectors", selector)
+        for m, counter in enumerate(state["fixed"], FIXED_SLOT):
+            pmu.counter[m] = _held("fixed", counter, pmu.width_mask[1] if pmu.slots >> m & 1 else 0)
+        for name, address in _STATE_ADDRESSES.items():
+            self._hold(address, name, state[name])
+        pmu.pmi_pending = _held("pmi_pending", int(state["pmi_pending"]), 1)
+        pmu.cycles = _held("cycles", state["cycles"], (1 << 58) - 1)
         return self
+
+    cdef object _hold(self, uint32_t address, str name, object value):
+        """Put a value into a register as far as the register can hold it."""
+        cdef uint64_t number = _held(name, value, 0xFFFFFFFFFFFFFFFFULL)
+        cdef uint64_t back = 0
+        if find_msr(&self.file.file, address).kind == MSR_ABSENT:
+            code = FAULT_RESERVED if number else FAULT_NONE
+        else:
+            if address == 0x38E:  # what can be cleared can be held
+                code = FAULT_RESERVED if number & ~find_msr(&self.file.file, 0x390).legal else FAULT_NONE
+                self.pmu.global_status = number
+            else:
+                code = write_msr(&self.pmu, &self.file.file, address, number)
+            read_msr(&self.pmu, &self.file.file, address, &back)
+            if back != number:
+                code = FAULT_RESERVED
+        if code:
+            raise ScenarioError(f"state: {name} cannot be {value:#x}: {_REASONS[code]}")
 
     def __reduce__(self):
         return Pmu.from_state, (self.cpu, self.state())
@@ -523,10 +586,30 @@ cdef object _fault(fault code, uint32_t msr, object value):
     return GeneralProtectionFault(msr, value, f"{name}: {reason}" if name else reason)
 
 
+cdef inline object _integer(object value):
+    # C conversions would take a float.
+    return value if PyLong_CheckExact(value) else index(value)
+
+
 cdef object _occurrences(str name, object number):
-    if isinstance(number, bool) or not hasattr(number, "__index__"):
-        raise TypeError(f"{name}: {number!r} is no integer")
-    number = number.__index__()
-    if not 0 <= number < 1 << 64:
-        raise ValueError(f"{name}: {number} must be in [0, 2**64)")
+    number = index(number)
+    if number < 0:
+        raise ScenarioError(f"{name} must not be negative: {number}")
+    if number >> 64:
+        raise OverflowError(f"{name} must be an integer in [0, 2**64), not {number}")
     return number
+
+
+cdef object _held(str name, object value, object most):
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ScenarioError(f"state: {name} must be an integer, not {value!r}")
+    if not 0 <= value <= most:
+        raise ScenarioError(f"state: {name} cannot be {value:#x}: it must be 0 to {most:#x}")
+    return value
+
+
+cdef int _privilege(object cpl) except -1:
+    level = index(cpl)
+    if not 0 <= level <= 3:
+        raise ScenarioError(f"cpl must be 0 to 3, not {level}")
+    return level
