@@ -1,5 +1,5 @@
 # The counting rule: the number of occurrences of an event is a pure function of its activity's clock.
-from vpmu_core._types cimport LOW32, uint64_t, uint128_t
+from vpmu_core._types cimport LOW32, uint32_t, uint64_t, uint128_t
 
 
 cdef inline uint64_t occurrences(uint64_t rate, uint64_t clock) noexcept nogil:
@@ -13,6 +13,9 @@ cdef inline uint64_t between(uint64_t rate, uint64_t start, uint64_t end) noexce
 
 
 cdef inline uint64_t between_short(uint64_t rate, uint64_t start, uint64_t cycles) noexcept nogil:
-    # The same for fewer than 2**26 cycles, in 64 bits: only the fraction (rate * start) mod 2**32 matters,
-    # and that survives the wrap of the 64-bit product.
-    return ((rate * start & LOW32) + rate * cycles) >> 32
+    # The same for fewer than 2**26 cycles, in 32-bit products that vectorise: of the start only the fraction
+    # (rate * start) mod 2**32 matters, and that depends on the low halves alone.
+    cdef uint32_t low = <uint32_t>rate
+    cdef uint32_t short_cycles = <uint32_t>cycles
+    cdef uint64_t fraction = <uint64_t>low * <uint32_t>start & LOW32
+    return ((fraction + <uint64_t>low * short_cycles) >> 32) + (rate >> 32) * short_cycles

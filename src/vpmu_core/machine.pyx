@@ -121,6 +121,7 @@ cdef class Machine:
         reset(&m.hardware, &self.hardware_file.file)
         reset(&m.guest, &self.guest_file.file)
         reset(&m.ideal, &self.guest_file.file)
+        m.ideal_instructions = 1 << FIXED_SLOT  # fixed counter 0
         width = plan.cpu.gp_width if own else plan.guest_cpu.gp_width
         full = (plan.cpu if own else plan.guest_cpu).full_width_writes
         m.guest_max_period = (1 << (width - 1 if full else 31)) - 1

@@ -4,9 +4,11 @@
 GLOBAL_CTRL is 0 throughout, so nothing counts between two operations: the costs of register accesses add up and are
 spent where somebody could notice, before LVTPC writes, host perf and the end.
 """
-from vpmu_core._types cimport popcount32, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp
+
+from vpmu_core._types cimport ALL_ONES, popcount32, uint16_t, uint32_t, uint64_t
 from vpmu_core.hostperf cimport host_events_in, host_events_out
-from vpmu_core.pmu cimport FIXED_LANES, FIXED_SLOT, GP_LANES, LVTPC_MASKED, LVTPC_NMI, pmu_t, write_fixed_ctr_ctrl
+from vpmu_core.pmu cimport FIXED_LANES, FIXED_SLOT, GP_LANES, LVTPC_MASKED, LVTPC_NMI, pmu_t
 from vpmu_core.timeline cimport (
     COST_RDMSR, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC, OP_RDMSR, OP_RDPMC, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL,
     OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_HYPERVISOR, check_arrival, host_activity, host_advance, machine_t, spend, step_t,
@@ -44,33 +46,47 @@ cdef inline void _tally_ops(machine_t *m, const ops_t *ops) noexcept nogil:
     m.spent[COST_WRMSR] += (ops.counters + ops.selectors + ops.globals) * m.cost[COST_WRMSR]
 
 
-cdef inline void _loop(machine_t *m, uint16_t flags, ops_t *ops, int first, int lanes) noexcept nogil:
-    """One loop over the guest's counters; without branches over a fixed number of lanes, so that it vectorises."""
+cdef inline void _loop(machine_t *m, uint16_t flags, ops_t *ops, int first, int lanes, bint all_lanes) noexcept nogil:
+    """One loop over the guest's counters; without branches over a fixed number of lanes, so that it vectorises.
+
+    ``all_lanes``: the guest has a counter in every lane, and nothing needs a mask.
+    """
     cdef pmu_t *hardware = &m.hardware
     cdef pmu_t *guest = &m.guest
     cdef uint32_t members = guest.slots & (((<uint32_t>1 << lanes) - 1) << first)
-    cdef uint64_t n = popcount32(members), writes = 0, selectors = 0, mine, old, new
+    cdef uint64_t n = <uint64_t>lanes if all_lanes else <uint64_t>popcount32(members)
+    cdef uint64_t writes = 0, selectors = 0, mine, old, new
     cdef int slot
     if flags & LOOP_RDPMC:
         ops.rdpmc += n
     if flags & LOOP_SAVE:
         for slot in range(first, first + lanes):
-            mine = 0 - <uint64_t>(members >> slot & 1)
+            mine = ALL_ONES if all_lanes else 0 - <uint64_t>(members >> slot & 1)
             guest.counter[slot] = hardware.counter[slot] & mine
-    if flags & (LOOP_COUNTER_GUEST | LOOP_COUNTER_ZERO):
+    if flags & LOOP_COUNTER_GUEST:
         for slot in range(first, first + lanes):
-            mine = 0 - <uint64_t>(members >> slot & 1)
+            mine = ALL_ONES if all_lanes else 0 - <uint64_t>(members >> slot & 1)
             old = hardware.counter[slot]
-            new = guest.counter[slot] if flags & LOOP_COUNTER_GUEST else 0
-            writes += (old != new) & mine
-            hardware.counter[slot] = old ^ ((old ^ new) & mine)
-        ops.counters += writes if flags & (LOOP_COUNTER_DIFFERS | LOOP_COUNTER_NONZERO) else n
+            new = old ^ ((old ^ guest.counter[slot]) & mine)
+            writes += old != new
+            hardware.counter[slot] = new
+        ops.counters += writes if flags & LOOP_COUNTER_DIFFERS else n
+    elif flags & LOOP_COUNTER_ZERO:
+        for slot in range(first, first + lanes):
+            mine = ALL_ONES if all_lanes else 0 - <uint64_t>(members >> slot & 1)
+            old = hardware.counter[slot]
+            writes += (old & mine) != 0
+            hardware.counter[slot] = old & ~mine
+        ops.counters += writes if flags & LOOP_COUNTER_NONZERO else n
     if flags & LOOP_SELECTOR_GUEST:
         for slot in range(first, first + lanes):
-            mine = 0 - <uint64_t>(members >> slot & 1)
+            mine = ALL_ONES if all_lanes else 0 - <uint64_t>(members >> slot & 1)
             old = hardware.selector[slot]
             hardware.selector[slot] = old ^ ((old ^ guest.selector[slot]) & mine)
-            hardware.event[slot] ^= (hardware.event[slot] ^ guest.event[slot]) & <uint8_t>mine
+        if memcmp(&hardware.event[first], &guest.event[first], lanes) != 0:
+            for slot in range(first, first + lanes):
+                if members >> slot & 1:
+                    hardware.event[slot] = guest.event[slot]
         hardware.local[0] = (hardware.local[0] & ~members) | (guest.local[0] & members)
         hardware.local[1] = (hardware.local[1] & ~members) | (guest.local[1] & members)
         hardware.interrupt = (hardware.interrupt & ~members) | (guest.interrupt & members)
@@ -78,13 +94,22 @@ cdef inline void _loop(machine_t *m, uint16_t flags, ops_t *ops, int first, int 
     elif flags & LOOP_SELECTOR_ZERO:
         # ``event`` stays: nothing reads it while the counter is off, and the next load finds it in place.
         for slot in range(first, first + lanes):
-            mine = 0 - <uint64_t>(members >> slot & 1)
-            selectors += (guest.selector[slot] != 0) & mine
+            mine = ALL_ONES if all_lanes else 0 - <uint64_t>(members >> slot & 1)
+            selectors += (guest.selector[slot] & mine) != 0
             hardware.selector[slot] &= ~mine
         hardware.local[0] &= ~members
         hardware.local[1] &= ~members
         hardware.interrupt &= ~members
         ops.selectors += selectors if flags & LOOP_SELECTOR_NONZERO else n
+
+
+cdef inline void _load_fixed_ctr_ctrl(machine_t *m, bint zero) noexcept nogil:
+    # What each field enables is known from the guest's own copy; host perf's fields are 0 in the window.
+    cdef uint32_t gp = 0xFFFF
+    m.hardware.fixed_ctr_ctrl = 0 if zero else m.guest.fixed_ctr_ctrl
+    m.hardware.local[0] = (m.hardware.local[0] & gp) | (0 if zero else m.guest.local[0] & ~gp)
+    m.hardware.local[1] = (m.hardware.local[1] & gp) | (0 if zero else m.guest.local[1] & ~gp)
+    m.hardware.interrupt = (m.hardware.interrupt & gp) | (0 if zero else m.guest.interrupt & ~gp)
 
 
 cdef void _write_lvtpc(machine_t *m, uint64_t value) noexcept nogil:
@@ -105,9 +130,11 @@ cdef void _run_program(machine_t *m, const step_t *steps, int n) noexcept nogil:
         flags = steps[i].flags
         if operation == LOOP:
             if flags & LOOP_FIXED:
-                _loop(m, flags, &ops, FIXED_SLOT, FIXED_LANES)
+                _loop(m, flags, &ops, FIXED_SLOT, FIXED_LANES, False)
+            elif m.guest.slots & 0xFF == 0xFF:
+                _loop(m, flags, &ops, 0, GP_LANES, True)
             else:
-                _loop(m, flags, &ops, 0, GP_LANES)
+                _loop(m, flags, &ops, 0, GP_LANES, False)
         elif operation == RDMSR_STATUS:
             ops.rdmsr += 1
             status = m.hardware.global_status
@@ -125,10 +152,10 @@ cdef void _run_program(machine_t *m, const step_t *steps, int n) noexcept nogil:
         elif operation == FIXED_CTR_CTRL:
             if flags == FIXED_CTR_CTRL_GUEST:
                 ops.selectors += 1
-                write_fixed_ctr_ctrl(&m.hardware, m.guest.fixed_ctr_ctrl)
+                _load_fixed_ctr_ctrl(m, False)
             elif flags == FIXED_CTR_CTRL_ZERO or m.guest.fixed_ctr_ctrl:
                 ops.selectors += 1
-                write_fixed_ctr_ctrl(&m.hardware, 0)
+                _load_fixed_ctr_ctrl(m, True)
         elif operation == GLOBAL_CTRL_ZERO:
             ops.globals += 1
             _spend_ops(m, &ops)

@@ -244,6 +244,7 @@ cdef struct machine_s:
     # the guest's PMU as software keeps it, and as it should be
     pmu_t guest
     pmu_t ideal
+    uint32_t ideal_instructions  # slots of the ideal PMU whose event is instructions
     uint64_t ideal_clock[3]  # guest clocks up to which the ideal counters are advanced
     # exits
     stream_t work_stream
@@ -343,8 +344,16 @@ cdef inline void spend(machine_t *m, int cost) noexcept nogil:
     host_advance(m, host_activity(m), m.cost[cost])
 
 
+cdef void arrive(machine_t *m) noexcept nogil
+
+
+cdef inline void check_arrival(machine_t *m) noexcept nogil:
+    # Host mode: has a PMI in flight arrived by now?
+    if m.wall >= m.pmi_arrival:
+        arrive(m)
+
+
 cdef void count_host_time(machine_t *m, int a, uint64_t cycles) noexcept nogil
-cdef void check_arrival(machine_t *m) noexcept nogil
 cdef void request_guest_pmi(machine_t *m) noexcept nogil
 cdef void raise_pmi(machine_t *m) noexcept nogil
 cdef void deliver_to_guest(machine_t *m, pmu_t *lvtpc_owner) noexcept nogil

@@ -108,15 +108,16 @@ cdef inline uint64_t _sum_slots(
     machine_t *m, int first, int last, uint64_t mask, uint32_t user_on, uint64_t user_start, uint64_t user_cycles,
     const uint64_t *kernel_rate, uint32_t kernel_on, uint64_t kernel_start, uint64_t kernel_cycles
 ) noexcept nogil:
-    # New counter values into scratch; nonzero if one left its width. No branch: the loop vectorises.
+    # Advance, with the old values in scratch; nonzero if one left its width. No branch: the loop vectorises.
     cdef uint64_t over = 0, user, kernel, value
     cdef const uint64_t *user_rate = m.hardware_rate[GUEST_USER]
     cdef int slot
     for slot in range(first, last):
         user = between_short(user_rate[slot], user_start, user_cycles) & (0 - <uint64_t>(user_on >> slot & 1))
         kernel = between_short(kernel_rate[slot], kernel_start, kernel_cycles) & (0 - <uint64_t>(kernel_on >> slot & 1))
+        m.scratch[slot] = m.hardware.counter[slot]
         value = m.hardware.counter[slot] + user + kernel
-        m.scratch[slot] = value
+        m.hardware.counter[slot] = value
         over |= value & ~mask
     return over
 
@@ -141,12 +142,12 @@ cdef uint64_t _guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept n
                               m.hardware_rate[kernel], kernel_on, kernel_start, kernel_cycles)
             over |= _sum_slots(m, FIXED_SLOT, FIXED_SLOT + FIXED_LANES, m.hardware.width_mask[1], user_on, user_start, user_cycles,
                                m.hardware_rate[kernel], kernel_on, kernel_start, kernel_cycles)
+            if over:
+                memcpy(m.hardware.counter, m.scratch, GP_LANES * sizeof(uint64_t))
+                memcpy(&m.hardware.counter[FIXED_SLOT], &m.scratch[FIXED_SLOT], FIXED_LANES * sizeof(uint64_t))
         else:
             over = 1
-        if over == 0:
-            memcpy(m.hardware.counter, m.scratch, GP_LANES * sizeof(uint64_t))
-            memcpy(&m.hardware.counter[FIXED_SLOT], &m.scratch[FIXED_SLOT], FIXED_LANES * sizeof(uint64_t))
-        else:
+        if over:
             # Rare: find the first wrap, then count up to it in closed form.
             left = user_on | kernel_on
             first = cycles
@@ -213,6 +214,8 @@ cdef void apply_ideal(machine_t *m, access_t *a) noexcept nogil:
         m.ideal.counter[a.slot] = a.value & width_mask(&m.ideal, a.slot)
     elif a.access == ACCESS_SELECTOR:
         write_selector(&m.ideal, a.slot, a.value)
+        m.ideal_instructions &= ~(<uint32_t>1 << a.slot)
+        m.ideal_instructions |= <uint32_t>(m.ideal.event[a.slot] == EVENT_INSTRUCTIONS) << a.slot
     elif a.access == ACCESS_FIXED_CTR_CTRL:
         write_fixed_ctr_ctrl(&m.ideal, a.value)
     elif a.access == ACCESS_GLOBAL_CTRL:
@@ -263,7 +266,7 @@ cdef void meter(machine_t *m, guest_event_t *e, int reason) noexcept nogil:
 
 cdef void _retire(machine_t *m, int cpl) noexcept nogil:
     """One instruction that the hypervisor emulated: an occurrence outside all clocks."""
-    cdef uint32_t left = enabled(&m.ideal, cpl > 0), wanted = 0, different
+    cdef uint32_t wanted = enabled(&m.ideal, cpl > 0) & m.ideal_instructions, left = wanted, different
     cdef guest_event_t *e
     cdef int slot, i
     if not m.has_guest_perf:
@@ -271,9 +274,7 @@ cdef void _retire(machine_t *m, int cpl) noexcept nogil:
     while left:
         slot = lowest_bit(left)
         left &= left - 1
-        if m.ideal.event[slot] == EVENT_INSTRUCTIONS:
-            m.ideal.counter[slot] = (m.ideal.counter[slot] + 1) & width_mask(&m.ideal, slot)
-            wanted |= <uint32_t>1 << slot
+        m.ideal.counter[slot] = (m.ideal.counter[slot] + 1) & width_mask(&m.ideal, slot)
     different = wanted ^ m.design.retire(m, cpl)
     if different:
         for i in range(m.guest_events):
@@ -296,19 +297,14 @@ cdef void raise_pmi(machine_t *m) noexcept nogil:
     m.pmi_arrival = m.wall + m.skid_minimum + <uint64_t>((sfc64_next(&m.skid) >> 32) * m.skid_range >> 32)
 
 
-cdef void _arrive(machine_t *m) noexcept nogil:
+cdef void arrive(machine_t *m) noexcept nogil:
+    """The PMI in flight reaches the local APIC."""
     m.pmi_arrival = NEVER
     if m.hardware.lvtpc & LVTPC_MASKED:
         m.pmi.lost += 1
         return
     m.hardware.lvtpc |= LVTPC_MASKED
     m.design.arrive(m)
-
-
-cdef void check_arrival(machine_t *m) noexcept nogil:
-    """Host mode: has a PMI in flight arrived by now?"""
-    if m.wall >= m.pmi_arrival:
-        _arrive(m)
 
 
 cdef void request_guest_pmi(machine_t *m) noexcept nogil:
@@ -475,7 +471,7 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
             m.stopped = STOPPED_NO_PROGRESS
             return cycles
         if m.wall >= m.pmi_arrival:
-            _arrive(m)
+            arrive(m)
             continue
         if m.vector_pending:
             m.vector_pending = False
