@@ -138,7 +138,7 @@ class Agreement(RuleBasedStateMachine):
     def wrmsr(self, msr, value):
         self.both("wrmsr", msr, value)
 
-    @rule(msr=st.sampled_from(MSRS))
+    @rule(msr=st.sampled_from([0x186, 0x188, 0x38D, 0x38F, 0x390, 0x390, 0x391, 0x3F1, 0x1D9, *MSRS]))
     def wrmsr_each_bit(self, msr):
         for value in BITS:
             self.both("wrmsr", msr, value)
@@ -152,15 +152,16 @@ class Agreement(RuleBasedStateMachine):
         distances=st.lists(st.integers(1, 9), min_size=12, max_size=12),
         control=st.integers(0, 0xFFFF),
         stopped=st.integers(0, 3).flatmap(lambda often: st.integers(0, 0xFFF) if often == 0 else st.just(0)),
+        odd=st.one_of(st.just(0), st.just(0), st.just(0), ODD_CONTROLS),
         mode=MODES,
         counts=COUNTS,
     )
-    def run(self, selectors, distances, control, stopped, mode, counts):
+    def run(self, selectors, distances, control, stopped, odd, mode, counts):
         """Set every counter up, near its overflow, enable most, and count."""
         cpu = self.cpu
         legal = sum(0xB << 4 * m for m in range(4) if cpu.fixed_mask >> m & 1)
         for x, selector in enumerate(selectors):
-            self.both("wrmsr", 0x186 + x, selector)
+            self.both("wrmsr", 0x186 + x, selector | odd if x in (0, 2) else selector)
             self.both("wrmsr", 0xC1 + x, (1 << 32) - distances[x])
         for m in range(4):
             self.both("wrmsr", 0x309 + m, (1 << cpu.fixed_width) - distances[8 + m])
@@ -207,7 +208,7 @@ class Agreement(RuleBasedStateMachine):
     @rule(ops=st.lists(OPS, max_size=8))
     def execute(self, ops):
         batch = np.array(ops, vpmu.reference.OP_DTYPE)
-        core, plain = (outcome(lambda: pmu.execute(batch).tolist()) for pmu in (self.core, self.plain))  # noqa: B023
+        core, plain = (outcome(lambda pmu: pmu.execute(batch).tolist(), pmu) for pmu in (self.core, self.plain))
         assert core == plain
 
     @rule(target=snapshots)
@@ -227,6 +228,7 @@ class Agreement(RuleBasedStateMachine):
     def same_state(self):
         assert self.core.state() == self.plain.state()
         assert self.core.pmi_pending == self.plain.pmi_pending
+        assert outcome(self.core.rdmsr, 0x392) == outcome(self.plain.rdmsr, 0x392)
 
 
 TestRandomHistories = Agreement.TestCase

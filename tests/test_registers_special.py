@@ -34,6 +34,8 @@ def test_status_set_and_reset(pmu_class):
     pmu.wrmsr(0x390, 1 << 63 | 0x81)
     assert pmu.rdmsr(0x38E) == everything & ~(1 << 63 | 0x81)
     pmu.wrmsr(0x391, 0)
+    pmu.wrmsr(0x391, 0x80)
+    assert pmu.rdmsr(0x38E) == everything & ~(1 << 63 | 0x01)
     pmu.wrmsr(0x390, everything)
     assert pmu.rdmsr(0x38E) == 0
     assert not pmu.pmi_pending

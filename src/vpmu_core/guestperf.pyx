@@ -23,6 +23,7 @@ cdef access_t _access(machine_t *m, int kind, int slot, uint64_t value) noexcept
     a.slot = slot
     a.value = value
     a.ideal = 0
+    a.applied = 0
     if m.stopped:
         return a
     if kind == ACCESS_COUNTER:
@@ -61,12 +62,14 @@ cdef inline uint64_t _all_counters(const machine_t *m) noexcept nogil:
 
 
 cdef void _disable(machine_t *m) noexcept nogil:
-    m.guest_pmu_on = False
+    if not m.stopped:
+        m.guest_pmu_on = False
     _access(m, ACCESS_GLOBAL_CTRL, 0, 0)
 
 
 cdef void _enable(machine_t *m) noexcept nogil:
-    m.guest_pmu_on = True
+    if not m.stopped:
+        m.guest_pmu_on = True
     _access(m, ACCESS_GLOBAL_CTRL, 0, _all_counters(m))
 
 
@@ -74,7 +77,7 @@ cdef void _read(machine_t *m, guest_event_t *e) noexcept nogil:
     """RDPMC and x86_perf_event_update(), on the real reading and on the ideal one."""
     cdef access_t a = _access(m, ACCESS_RDPMC, e.slot, 0)
     cdef uint64_t mask = width_mask(&m.ideal, e.slot)
-    if m.stopped:
+    if not a.applied:
         return
     update_count(&e.perf, a.value, mask)
     e.ideal += (a.ideal - e.ideal_previous) & mask
@@ -85,15 +88,24 @@ cdef bint _arm(machine_t *m, guest_event_t *e) noexcept nogil:
     """x86_perf_event_set_period() and the counter write."""
     cdef uint64_t armed
     cdef bint hit
+    cdef access_t a
     if m.stopped:
         return False
     hit = set_period(&e.perf, width_mask(&m.ideal, e.slot), m.guest_max_period, &armed)
-    _access(m, ACCESS_COUNTER, e.slot, armed)
-    if not m.stopped:
+    a = _access(m, ACCESS_COUNTER, e.slot, armed)
+    if a.applied:
         # At the effect of the write, not before: an NMI in between must not see a delta that never was.
         e.perf.previous = e.ideal_previous = armed
         e.active = 1
     return hit
+
+
+cdef void _write_fixed_ctr_ctrl(machine_t *m, uint64_t value) noexcept nogil:
+    """The register is cached, and written only if it changes."""
+    if value != m.guest_fixed_ctr_ctrl:
+        _access(m, ACCESS_FIXED_CTR_CTRL, 0, value)
+        if not m.stopped:
+            m.guest_fixed_ctr_ctrl = value
 
 
 cdef inline uint64_t _nibble(const guest_event_t *e) noexcept nogil:
@@ -131,9 +143,7 @@ cdef void set_up(machine_t *m) noexcept nogil:
             else:
                 fixed |= _nibble(e) << _nibble_shift(e)
         _access(m, ACCESS_LVTPC, 0, LVTPC_NMI)
-        if fixed != m.guest_fixed_ctr_ctrl:
-            m.guest_fixed_ctr_ctrl = fixed
-            _access(m, ACCESS_FIXED_CTR_CTRL, 0, fixed)
+        _write_fixed_ctr_ctrl(m, fixed)
         _enable(m)
 
 
@@ -178,15 +188,12 @@ cdef void read_out(machine_t *m) noexcept nogil:
     cdef int i
     for i in range(m.guest_events):
         e = &m.guest_event[i]
-        if not e.active:
-            continue
         _work(m, COST_GUEST_PERF_CALL)
         _disable(m)
         if e.slot < FIXED_SLOT:
             _access(m, ACCESS_SELECTOR, e.slot, e.selector)
         _read(m, e)
         if e.slot >= FIXED_SLOT:
-            m.guest_fixed_ctr_ctrl &= ~(<uint64_t>15 << _nibble_shift(e))
-            _access(m, ACCESS_FIXED_CTR_CTRL, 0, m.guest_fixed_ctr_ctrl)
+            _write_fixed_ctr_ctrl(m, m.guest_fixed_ctr_ctrl & ~(<uint64_t>15 << _nibble_shift(e)))
         _enable(m)
         e.active = 0

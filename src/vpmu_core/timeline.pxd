@@ -146,6 +146,7 @@ cdef struct access_t:  # one access of guest software to its PMU
     uint8_t slot  # of counter and selector accesses, RDPMC
     uint64_t value  # written, or read
     uint64_t ideal  # what the ideal PMU reads
+    uint8_t applied  # it has taken effect: a stop did not come before
 
 cdef struct perf_count_t:  # Linux struct hw_perf_event
     int64_t period

@@ -209,6 +209,7 @@ cdef void synchronise_ideal(machine_t *m) noexcept nogil:
 
 cdef void apply_ideal(machine_t *m, access_t *a) noexcept nogil:
     """The same access on the PMU that this guest alone would own."""
+    a.applied = 1
     synchronise_ideal(m)
     if a.access == ACCESS_COUNTER:
         m.ideal.counter[a.slot] = a.value & width_mask(&m.ideal, a.slot)

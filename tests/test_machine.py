@@ -1,0 +1,403 @@
+"""The compiled machine: agreement with the slow one, conservation, prefixes, switches, PMIs."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import vpmu
+import vpmu_core.random
+from vpmu import testing
+from vpmu._plan import Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream
+from vpmu._scenario import plan
+from vpmu.reference import machine as slow
+from vpmu_core.machine import Machine
+
+DESIGNS = (
+    "none",
+    "bare-metal",
+    "emulated",
+    "emulated,reuse=false",
+    "mediated",
+    "mediated,scope=every-exit",
+    "mediated,sequence=linux-7.0-no-elision",
+    "dedicated",
+)
+ALL_EVENTS = "instructions,cycles,ref-cycles,branches,branch-misses,cache-references,cache-misses"
+
+
+def fast(planned: Plan) -> dict:
+    machine = Machine(planned)
+    while not machine.advance():
+        pass
+    result = machine.result()
+    assert result.pop("stray_counts") == 0
+    return result
+
+
+def check_identities(result: dict) -> None:
+    assert sum(result["clocks"]) == result["w"]
+    pmi = result["pmi"]
+    assert pmi["raised"] == pmi["delivered"] + pmi["coalesced"] + pmi["lost"] + pmi["pending"]
+    for row in (*result["counters"], *result["host"]):
+        assert row["value"] == row["ideal"] - sum(row["losses"].values()) + sum(row["gains"].values())
+
+
+# -- both machines ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize("cpu", ["emeraldrapids", "skylake"])
+@pytest.mark.parametrize(
+    "guest_perf",
+    [(), (f"stat:{ALL_EVENTS}",), ("record:instructions,cycles:period=20011", "stat:branches:u")],
+    ids=["nobody", "stat", "record"],
+)
+@pytest.mark.parametrize(
+    "host_perf", [(), ("cycles:pinned:exclude_guest", "branches:pinned:exclude_guest:u"), ("watchdog",)]
+)
+def test_compiled_and_slow_machine_agree(design, cpu, guest_perf, host_perf):
+    if cpu == "skylake" and guest_perf == (f"stat:{ALL_EVENTS}",):
+        guest_perf = ("stat:instructions,cycles,ref-cycles,branches,branch-misses",)
+    for workload in ("fio-4k-read", "windows-legacy-io"):
+        scenario = vpmu.Scenario(
+            cpu=cpu,
+            design=design,
+            workload=workload,
+            guest_perf=guest_perf,
+            host_perf=host_perf,
+            seconds="0.0006",
+            what_if=True,
+        )
+        planned = plan(scenario)
+        result = fast(planned)
+        assert result == slow.run(planned)
+        check_identities(result)
+
+
+@st.composite
+def plans(draw) -> Plan:
+    """Random plans; a good part of them directed at edges: rate 0, share 0 and all, long skid, gap and cost 0."""
+    design = draw(st.sampled_from(DESIGNS))
+    cpu = vpmu.cpu(draw(st.sampled_from(["emeraldrapids", "icelake", "skylake"])))
+    low, high = sorted(draw(st.tuples(*[st.sampled_from([0, 1, 40, 600, 5000])] * 2)))
+    cpu = dataclasses.replace(cpu, skid=vpmu.Skid(low, high))
+    base = plan(vpmu.Scenario(cpu=cpu, design=design, workload="fio-4k-read", guest_perf=(), seconds="0.0001"))
+    rate = st.sampled_from([0, 1 << 20, 1 << 31, 1 << 32, 5 << 32, 16 << 32]) | st.integers(0, 1 << 34)
+    rates = tuple(tuple(draw(rate) for _ in range(9)) for _ in range(6)) + ((0,) * 9,)
+    costs = {name: draw(st.sampled_from([value, value, 0, 1, 3 * value])) for name, value in base.costs.items()}
+    kinds = tuple(
+        PlannedExit(
+            f"KIND{i}",
+            draw(st.integers(0, 2)),
+            draw(st.sampled_from([0, 3])),
+            draw(st.booleans()),
+            draw(st.sampled_from([0, 300, 900, 30000])),
+            draw(st.sampled_from([0, 0, 0, 5000])),
+        )
+        for i in range(3)
+    )
+    gap = st.sampled_from([0, 1, 700, 4000, 40000])
+    full = 0xFFFFFFFF
+    work = Stream(draw(gap), draw(st.booleans()), (full, 1 << 31), (0, 0), (0, 1))
+    wall = Stream(draw(st.sampled_from([0, 9000, 70000])), draw(st.booleans()), (full,), (0,), (2,))
+    if draw(st.booleans()):
+        kinds = (*kinds[:2], dataclasses.replace(kinds[2], handling=0, idle=0))
+    owns = design in ("bare-metal", "dedicated")
+    guest = cpu if owns else base.guest_cpu
+    places = [i for i in range(8) if guest.gp_mask >> i & 1] + [32 + i for i in range(4) if guest.fixed_mask >> i & 1]
+    chosen = draw(st.lists(st.sampled_from(places), unique=True, max_size=5)) if design != "none" else []
+    codes = {0xC0: 0, 0x3C: 1, 0x13C: 3, 0x4F2E: 4, 0x412E: 5, 0xC4: 6, 0xC5: 7}
+    guest_events = []
+    for place in chosen:
+        code = draw(st.sampled_from(sorted(codes)))
+        event = codes[code] if place < 32 else {32: 0, 33: 1, 34: 2, 35: 8}[place]
+        code = code if place < 32 else {32: 0xC0, 33: 0x3C, 34: 0x300, 35: 0x1A4}[place]
+        user, kernel = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
+        period = draw(st.sampled_from([0, 1, 2, 300, 5000, 100003]))
+        selector = code | user << 16 | kernel << 17 | 1 << 20
+        guest_events.append(PlannedGuestEvent(event, selector, place, user, kernel, period))
+    host_events = []
+    for _ in range(draw(st.sampled_from([0, 0, 1, 2, 6]))) if design != "bare-metal" else ():
+        code = draw(st.sampled_from(sorted(codes)))
+        user, kernel = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
+        side = draw(st.sampled_from([(True, False), (False, True), (False, False)]))
+        gp = draw(st.sampled_from([cpu.gp_mask, cpu.gp_mask, 0x3, 0x1]))
+        if design == "dedicated":
+            gp = 0
+        fixed = {0xC0: 1, 0x3C: 2}.get(code, 0) if design != "dedicated" else 0
+        host_events.append(PlannedHostEvent(codes[code], code, gp, fixed, user, kernel, *side))
+    if not design.startswith("emulated") and "mediated" not in design:
+        costs["perf_guest_context"] = 0
+    return dataclasses.replace(
+        base,
+        end=draw(st.sampled_from([1, 5000, 120000])),
+        user_share=draw(st.sampled_from([0, 1, 1 << 31, 1 << 32, 3000000000])),
+        rates=rates,
+        costs=costs,
+        exits=kinds,
+        work=work,
+        wall=wall,
+        seeds={name: (draw(st.integers(0, 2**64 - 1)), 7, i) for i, name in enumerate(("work", "wall", "skid"))},
+        guest_events=tuple(guest_events),
+        host_events=tuple(host_events),
+    )
+
+
+@given(plans())
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+def test_compiled_and_slow_machine_agree_on_random_plans(planned):
+    result = fast(planned)
+    assert result == slow.run(planned)
+    check_identities(result)
+
+
+def test_overflow_instants_by_counting_cycle_by_cycle():
+    """Semantics, rule 22: jumping to an overflow and looking at every cycle find the same instants."""
+    scenario = vpmu.Scenario(
+        design="mediated",
+        workload="fio-4k-read",
+        guest_perf=("record:instructions,branches,cycles:period=3001",),
+        seconds="0.00002",
+    )
+    planned = plan(scenario)
+    result = fast(planned)
+    assert result["pmi"]["raised"] > 5
+    assert result == slow.run(planned, cycle_by_cycle=True)
+
+
+# -- randomness -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
+def test_sfc64_known_answers_of_numpy(seed):
+    sequence = np.random.SeedSequence(seed, spawn_key=(0, 0, 1))
+    words = sequence.generate_state(3, np.uint64).tolist()
+    assert vpmu_core.random.raw(words, 1000) == np.random.SFC64(sequence).random_raw(1000).tolist()
+
+
+def test_gaps_are_exponential():
+    assert vpmu_core.random.logarithms() == tuple(round(math.log(1 + i / 256) * 2**32) for i in range(257))
+    gaps = np.array(vpmu_core.random.gaps((1, 2, 3), 10_000, 200_000), dtype=float)
+    # Five standard errors of an exponential distribution of mean 10,000.
+    assert abs(gaps.mean() - 10_000) < 5 * 10_000 / math.sqrt(200_000)
+    for quantile in (0.1, 0.5, 0.9, 0.999):
+        share = (gaps < -10_000 * math.log(1 - quantile)).mean()
+        assert abs(share - quantile) < 5 * math.sqrt(quantile * (1 - quantile) / 200_000)
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_shorter_run_is_a_prefix(design):
+    scenario = vpmu.Scenario(
+        design=design,
+        workload="windows-legacy-io",
+        guest_perf=("record:instructions:period=30011", "stat:cycles,branches:k"),
+        host_perf=("cycles:pinned:exclude_guest",) if design != "bare-metal" else (),
+        seconds="0.004",
+    )
+    whole = plan(scenario)
+    machine = Machine(dataclasses.replace(whole, end=whole.end // 7))
+    while not machine.advance():
+        pass
+    first = machine.result()
+    for part in range(2, 8):
+        machine.extend(whole.end * part // 7)
+        while not machine.advance():
+            pass
+    result = machine.result()
+    result.pop("stray_counts")
+    assert result == fast(whole)
+    assert first["w"] < result["w"]
+    with pytest.raises(ValueError, match="before the end"):
+        machine.extend(1)
+
+
+def test_reading_a_result_changes_nothing():
+    machine = Machine(plan(vpmu.Scenario(workload="fio-4k-read", seconds="0.001")))
+    while not machine.advance():
+        pass
+    assert machine.result() == machine.result()
+
+
+def test_same_seed_same_integers_other_seed_others():
+    scenario = vpmu.Scenario(workload="fio-4k-read", seconds="0.01")
+    testing.assert_same_counts(vpmu.simulate(scenario), vpmu.simulate(scenario))
+    other = vpmu.simulate(dataclasses.replace(scenario, seed=2))
+    with pytest.raises(AssertionError, match="clocks"):
+        testing.assert_same_counts(vpmu.simulate(scenario), other)
+
+
+def test_machine_is_initialised_once():
+    planned = plan(vpmu.Scenario(seconds="0.001"))
+    machine = Machine(planned)
+    with pytest.raises(RuntimeError):
+        machine.__init__(planned)
+
+
+# -- the mediated switch ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sequence", "live", "wrmsr", "rdpmc", "rdmsr"),
+    [
+        ("linux-7.0-no-elision", False, 21, 11, 2),
+        ("linux-7.0", False, 10, 22, 2),
+        ("linux-7.0-no-elision", True, 41, 11, 2),
+        ("linux-7.0", True, 41, 22, 2),
+    ],
+)
+def test_accesses_of_one_switch(sequence, live, wrmsr, rdpmc, rdmsr):
+    """KVM's own accesses per load and put with 8 GP + 3 fixed counters, LVTPC apart (commits 56bb27369750, b0b6a8d3be16)."""
+    events = "instructions,cycles,ref-cycles," + ",".join(["branches", "branch-misses"] * 4)
+    scenario = vpmu.Scenario(
+        cpu="emeraldrapids",
+        design=f"mediated,scope=every-exit,sequence={sequence}",
+        workload="fio-4k-read",
+        guest_perf=(f"stat:{events}",) if live else (),
+        seconds="0.02",
+    )
+    raw = vpmu.simulate(scenario).raw
+    ops = raw["ops"]["run"]["hypervisor"]
+    switches = raw["switches"] - (raw["ops"]["setup"]["hypervisor"]["rdmsr"] - 1) // 2
+    assert switches > 1000
+    if not live:
+        assert ops["rdpmc"] == rdpmc * switches
+        assert ops["rdmsr"] == rdmsr * switches
+    wrmsrs = ops["wrmsr_counter"] + ops["wrmsr_selector"] + ops["wrmsr_global"]
+    # Live counters may read 0 or equal to hardware once in a while, so their switches are counted in the long run.
+    assert wrmsrs == pytest.approx(wrmsr * switches, rel=1e-3 if live else 0)
+    assert ops["rdpmc"] == pytest.approx(rdpmc * switches, rel=1e-3)
+    assert ops["wrmsr_lvtpc"] == pytest.approx(2 * switches, rel=1e-3)
+
+
+def test_switches_follow_the_scope():
+    scenario = vpmu.Scenario(cpu="emeraldrapids", workload="sysbench-cpu", guest_perf=(), seconds="0.2")
+    inner = vpmu.simulate(dataclasses.replace(scenario, design=vpmu.Mediated()))
+    every = vpmu.simulate(dataclasses.replace(scenario, design=vpmu.Mediated(scope="every-exit")))
+    fastpath = inner.exits["MSR_WRITE"] + inner.exits["PREEMPTION_TIMER"]
+    assert inner.raw["switches"] == sum(inner.exits.values()) - fastpath
+    assert every.raw["switches"] == sum(every.exits.values())
+
+
+def test_counting_instructions_refuses_fastpaths_that_skip_one():
+    """Linux kvm_pmu_is_fastpath_emulation_allowed(): WRMSR fastpaths, not the preemption timer."""
+    scenario = vpmu.Scenario(design=vpmu.Mediated(), workload="sysbench-cpu", seconds="0.2")
+    cycles = vpmu.simulate(dataclasses.replace(scenario, guest_perf=("stat:cycles",)))
+    instructions = vpmu.simulate(dataclasses.replace(scenario, guest_perf=("stat:instructions",)))
+    assert cycles.raw["refused"] == 0
+    planned = dict(zip(instructions.raw["exit_reasons"], instructions.raw["exits"], strict=True))
+    assert instructions.raw["refused"] == planned["MSR_WRITE"] > 0
+
+
+# -- guest perf -------------------------------------------------------------------------------------------------------
+
+
+def test_accesses_of_perf_stat():
+    """Linux perf stat -a -e cycles,instructions: 22 accesses from open to close (arch/x86/events/core.c)."""
+    raw = vpmu.simulate(vpmu.Scenario(design="bare-metal", guest_perf=("stat:cycles,instructions",), seconds="0.001")).raw
+    total = {}
+    for phase in ("setup", "readout"):
+        for ways in raw["guest_accesses"][phase].values():
+            for name, n in ways.items():
+                total[name] = total.get(name, 0) + n
+    assert total == {
+        "rdmsr": 0,
+        "rdpmc": 3,
+        "wrmsr_counter": 3,
+        "wrmsr_selector": 4,
+        "wrmsr_global": 10,
+        "wrmsr_lvtpc": 2,
+    }
+    assert not any(raw["guest_accesses"]["run"]["direct"].values())
+
+
+@pytest.mark.parametrize("design", ["bare-metal", "emulated", "mediated", "dedicated"])
+def test_accesses_of_a_pmi_handler(design):
+    """Linux intel_pmu_handle_irq() with one overflow: 8 accesses."""
+    scenario = vpmu.Scenario(
+        design=design, workload="sysbench-cpu", guest_perf=("record:branches:period=1000003",), seconds="0.05"
+    )
+    result = vpmu.simulate(scenario)
+    ways = result.raw["guest_accesses"]["run"]
+    total = sum(n for way in ways.values() for n in way.values())
+    assert result.raw["handlers"] > 10
+    assert total == 8 * result.raw["handlers"]
+    assert result.counters[0].samples == result.raw["handlers"]
+    assert result.counters[0].samples == result.counters[0].value // 1000003
+    trapped = {"bare-metal": 0, "emulated": 8, "dedicated": 1}.get(design)
+    if trapped is not None:
+        assert sum(ways["trapped"].values()) == trapped * result.raw["handlers"]
+
+
+def test_bare_metal_is_the_closed_form():
+    scenario = vpmu.Scenario(design="bare-metal", workload="sysbench-cpu", guest_perf=("stat:branches:u",), seconds="0.05")
+    planned = plan(scenario)
+    result = vpmu.simulate(scenario)
+    user = result.raw["clocks"][0]
+    rate = planned.rates[0][6]
+    assert user == planned.user_share * (user + result.raw["clocks"][1]) >> 32
+    # Workload code runs only after set-up, and user code only in the workload.
+    assert result.counters[0].value == rate * user >> 32
+    testing.assert_exact(result)
+
+
+# -- emulated ---------------------------------------------------------------------------------------------------------
+
+
+def test_host_events_that_take_all_counters_starve_the_guest():
+    host = ("cycles:pinned",) * 3 + ("instructions:pinned",) * 3
+    scenario = vpmu.Scenario(
+        cpu="skylake", design="emulated", workload="sysbench-cpu", host_perf=host, seconds="0.01"
+    )
+    result = vpmu.simulate(scenario)
+    testing.assert_conserved(result)
+    for counter in result.counters:
+        assert "never-scheduled" in counter.flags
+        assert counter.value == 0
+        assert counter.ideal == counter.losses["not_scheduled"] > 0
+        assert "cycles:pinned" in counter.reason
+
+
+def test_reuse_saves_creations():
+    scenario = vpmu.Scenario(workload="fio-4k-read", guest_perf=("record:cycles:period=100003",), seconds="0.01")
+    kept = vpmu.simulate(dataclasses.replace(scenario, design=vpmu.Emulated()))
+    anew = vpmu.simulate(dataclasses.replace(scenario, design=vpmu.Emulated(reuse=False)))
+    assert kept.raw["creates"] == 1
+    assert anew.raw["creates"] > anew.raw["handlers"] > 0
+
+
+def test_a_storm_ends_with_no_progress():
+    for design in ("bare-metal", "emulated", "mediated", "dedicated"):
+        scenario = vpmu.Scenario(
+            design=design, workload="sysbench-cpu", guest_perf=("record:instructions:period=1",), seconds="0.001"
+        )
+        result = vpmu.simulate(scenario)
+        assert any("no-progress" in violation for violation in result.violations), design
+
+
+# -- isolation --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["fastpath-loop", "every-exit"])
+def test_exclude_guest_event_never_sees_the_guest(scope):
+    scenario = vpmu.Scenario(
+        design=vpmu.Mediated(scope=scope),
+        workload="fio-4k-read",
+        host_perf=("instructions:pinned:exclude_guest", "cycles:pinned:exclude_guest"),
+        seconds="0.01",
+    )
+    result = vpmu.simulate(scenario)
+    testing.assert_isolated(result)
+    testing.assert_conserved(result)
+    testing.assert_exact(result)
+    cycles = result.host_events[1]
+    # It counts exactly the host's time outside the window, but for perf's own brackets.
+    visible = result.cycles["hypervisor"] + result.cycles["host_task"]
+    assert cycles.value == visible
+    assert cycles.losses == {"window": result.cycles["blind"]}
