@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vpmu._calibrate import ExitPlan, alias_table, calibrate, choose
 from vpmu._errors import ScenarioError
 from vpmu._workload import ExitSource, Workload, round_half_up, workload, workloads
@@ -236,9 +237,7 @@ sources = st.builds(
 
 @settings(max_examples=200)
 @given(st.lists(sources, max_size=8), st.integers(10**6, 10**10), st.integers(0, 5000))
-def test_random_workloads_are_exact_or_do_not_fit(
-    exits: list[ExitSource], core_hz: int, transition: int
-) -> None:
+def test_random_workloads_are_exact_or_do_not_fit(exits: list[ExitSource], core_hz: int, transition: int) -> None:
     load = made(*exits)
     taken = Fraction(0)
     for item in exits:

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import vpmu
-import vpmu.reference
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+
+import vpmu
+import vpmu.reference
 
 MSRS = [
     *range(0xC1, 0xC9),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-import vpmu
 from hypothesis import given
 from hypothesis import strategies as st
+
+import vpmu
 
 OS, USR, EN = 1 << 17, 1 << 16, 1 << 22
 GLOBAL_CTRL = 0x38F

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import vpmu
-import vpmu.reference
 from hypothesis import given
 from hypothesis import strategies as st
+
+import vpmu
+import vpmu.reference
 
 RDMSR, WRMSR, RDPMC = range(3)
 SELF = 1

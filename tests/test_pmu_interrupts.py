@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+
 import vpmu
 
 OS, USR, INT, EN = 1 << 17, 1 << 16, 1 << 20, 1 << 22

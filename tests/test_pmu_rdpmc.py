@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 import vpmu
 
 V64 = 0xFF0123456789

@@ -11,9 +11,10 @@ import threading
 from dataclasses import replace
 
 import pytest
-import vpmu
 from hypothesis import given
 from hypothesis import strategies as st
+
+import vpmu
 
 KEYS = {
     *("version", "cpu", "counters", "fixed", "selectors", "fixed_ctr_ctrl", "global_ctrl", "global_status"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from vpmu._errors import RecordingError
 from vpmu.recordings import ExitRow, TableRecording, TraceRecording, parse_recording
 
@@ -284,9 +285,7 @@ def test_newer_layout_has_its_units_in_the_header() -> None:
     ],
 )
 def test_times_are_exact(tmp_path: Path, cell: str, ns: int) -> None:
-    text = (
-        f"VM-EXIT Samples Samples% Time% Min Time Max Time Avg time\nHLT 1 100.00% 1.00% 0.1us 2us {cell}\n"
-    )
+    text = f"VM-EXIT Samples Samples% Time% Min Time Max Time Avg time\nHLT 1 100.00% 1.00% 0.1us 2us {cell}\n"
     assert table_of(write(tmp_path / "t", text)).rows[0].mean_ns == ns
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from vpmu._errors import RecordingError
 from vpmu.recordings import TableRecording, TraceRecording, parse_recording
 
@@ -132,9 +133,7 @@ def _splice(chance: random.Random, content: bytes) -> bytes:
 
 
 MUTATIONS: list[Mutation] = [
-    *map(
-        _lines, (_delete_line, _repeat_line, _move_line, _cut_line, _cut_all_lines, _shuffle, _change_number)
-    ),
+    *map(_lines, (_delete_line, _repeat_line, _move_line, _cut_line, _cut_all_lines, _shuffle, _change_number)),
     _lines(_change_number),
     _truncate,
     _flip_byte,
@@ -313,9 +312,7 @@ def tables_text(count: int) -> bytes:
 
 
 def jumps_text(count: int) -> bytes:
-    lines = (
-        f" q-1 [000] d... {n * 2 % 9_999_999}.000000: kvm_exit: reason R{n} rip 0x1\n" for n in range(count)
-    )
+    lines = (f" q-1 [000] d... {n * 2 % 9_999_999}.000000: kvm_exit: reason R{n} rip 0x1\n" for n in range(count))
     return "".join(lines).encode()
 
 

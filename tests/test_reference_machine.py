@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from vpmu._costs import COST_NAMES
 from vpmu._cpu import CpuModel, Skid, cpu
 from vpmu._plan import (
@@ -71,9 +72,7 @@ def hardware(**changes: Any) -> CpuModel:
     return dataclasses.replace(cpu("emeraldrapids"), **values)
 
 
-def guest_event(
-    name: str, counter: int, period: int = 0, user: bool = True, kernel: bool = True
-) -> PlannedGuestEvent:
+def guest_event(name: str, counter: int, period: int = 0, user: bool = True, kernel: bool = True) -> PlannedGuestEvent:
     event = EVENTS.index(name)
     return PlannedGuestEvent(event, CODES[event], counter, user, kernel, period)
 
@@ -206,9 +205,7 @@ def test_output_has_every_key(design: str) -> None:
 def test_bare_metal_counts_are_the_closed_form() -> None:
     names = ("instructions", "cycles", "ref-cycles", "branches", "cache-misses")
     counters = (32, 33, 34, 0, 5)
-    plan = make_plan(
-        "bare-metal", guest_events=tuple(map(guest_event, names, counters)), work=stream(1000, 0)
-    )
+    plan = make_plan("bare-metal", guest_events=tuple(map(guest_event, names, counters)), work=stream(1000, 0))
     result = run(plan)
     check(result)
     assert result["w"] == plan.end
@@ -444,16 +441,12 @@ def test_mediated_host_events_lose_the_window() -> None:
         assert row["state"] == "active"
         assert row["value"] > 0
         assert "window" in row["losses"]
-    assert (
-        sum(result["ops"][phase]["host"]["wrmsr_lvtpc"] for phase in ("setup", "run")) == result["switches"]
-    )
+    assert sum(result["ops"][phase]["host"]["wrmsr_lvtpc"] for phase in ("setup", "run")) == result["switches"]
     assert all(row["value"] == row["ideal"] for row in result["counters"])
 
 
 def test_dedicated_has_no_host_events() -> None:
-    result = run(
-        make_plan("dedicated", host_events=(host_event("cycles"),), guest_events=STAT, work=stream(9000, 0))
-    )
+    result = run(make_plan("dedicated", host_events=(host_event("cycles"),), guest_events=STAT, work=stream(9000, 0)))
     check(result)
     row = result["host"][0]
     assert (row["value"], row["state"], set(row["losses"])) == (0, "error", {"ceded"})
@@ -523,9 +516,7 @@ def random_plan(seed: int, end: int) -> Plan:
         work=stream(random.choice((0, 400, 5000)), *kinds, regular=random.random() < 0.3),
         wall=stream(random.choice((0, 3000, 40_000)), 5, regular=random.random() < 0.3),
         seeds={purpose: (seed, i, 3) for i, purpose in enumerate(("work", "wall", "skid"))},
-        sequence=sequence(random.choice(("linux-7.0", "linux-7.0-no-elision")))
-        if design == "mediated"
-        else None,
+        sequence=sequence(random.choice(("linux-7.0", "linux-7.0-no-elision"))) if design == "mediated" else None,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 import vpmu
 
 ALL_ONES = (1 << 64) - 1

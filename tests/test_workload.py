@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vpmu._errors import ScenarioError, UnknownName
 from vpmu._exits import ExitKind, exit_kind, exit_reasons
 from vpmu._workload import (
@@ -78,9 +79,7 @@ def source(**changes: Any) -> ExitSource:
         ("EPT_VIOLATION", {"mean_ns": 10**6}, "kernel"),
     ],
 )
-def test_kind_follows_the_rules_for_reason_mean_and_msr(
-    reason: str, arguments: dict[str, Any], kind: str
-) -> None:
+def test_kind_follows_the_rules_for_reason_mean_and_msr(reason: str, arguments: dict[str, Any], kind: str) -> None:
     assert exit_kind(reason, **arguments).kind == kind
 
 
@@ -305,8 +304,7 @@ def test_toml_floats_are_read_as_written() -> None:
 
 def test_one_figure_replaces_one_of_generic() -> None:
     text = MINIMAL + (
-        "[rates.kernel.instructions_per_cycle]\n"
-        'value = "1.6"\nquality = "assumed"\nsource = "twice generic"\n'
+        '[rates.kernel.instructions_per_cycle]\nvalue = "1.6"\nquality = "assumed"\nsource = "twice generic"\n'
     )
     made, generic = parse_workload(text, "mine"), workload("generic")
     assert made.kernel.instructions == round_half_up(Fraction("1.6") * 2**32)
@@ -481,7 +479,5 @@ def test_table_without_exits_and_with_unknown_reasons() -> None:
     made = table_workload([Row("NEW_REASON", 3)], recorded_seconds=1, rates=rates, name="t")
     assert made.exits[0].handling_ns is None
     assert "unknown exit reason" in made.exits[0].source
-    made = table_workload(
-        [Row("CPUID", 3)], recorded_seconds=1, rates=rates, name="t", overrides={"CPUID": {"cpl": 0}}
-    )
+    made = table_workload([Row("CPUID", 3)], recorded_seconds=1, rates=rates, name="t", overrides={"CPUID": {"cpl": 0}})
     assert made.exits[0].cpl == 0

@@ -163,6 +163,12 @@ def place(events: Sequence[Event], cpu: CpuModel) -> tuple[int, ...]:
         If they do not all fit.
     """
     allowed = [allowed_counters(event.name, cpu) for event in events]
+    for event, masks in zip(events, allowed, strict=True):
+        if masks == (0, 0):
+            raise ScenarioError(
+                f"event {event.text!r}: none of {cpu.gp_counters} GP and {cpu.fixed_counters} fixed counters can count "
+                "it; leave it out or give the guest more counters (guest_pmu)"
+            )
     counters = [0] * len(events)
     free_gp, free_fixed = cpu.gp_mask, cpu.fixed_mask
     for i in sorted(range(len(events)), key=lambda i: allowed[i][0].bit_count() + allowed[i][1].bit_count()):

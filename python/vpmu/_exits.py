@@ -59,9 +59,7 @@ class ExitKind:
         check_exit(self.reason, self.kind, self.clock, self.cpl, self.emulates, self.blocks, self.quality)
 
 
-def check_exit(
-    reason: str, kind: str, clock: str, cpl: int, emulates: bool, blocks: bool, quality: str
-) -> None:
+def check_exit(reason: str, kind: str, clock: str, cpl: int, emulates: bool, blocks: bool, quality: str) -> None:
     """Raise ScenarioError unless the fields describe an exit."""
     if not isinstance(reason, str) or not reason or not reason.isprintable() or len(reason) > 100:
         raise ScenarioError(f"an exit reason must be a name such as 'CPUID', not {str(reason)[:40]!r}")

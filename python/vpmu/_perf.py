@@ -154,6 +154,8 @@ def parse_guest_perf(spec: str) -> GuestPerf:
     options: dict[str, str] = {}
     while len(rest) > 1 and "=" in rest[-1] and "/" not in rest[-1]:
         key, _, value = rest.pop().partition("=")
+        if key in options:
+            raise ScenarioError(f"guest perf {spec!r}: {key}= is given twice")
         options[key] = value
     names = [name for name in _split(":".join(rest), ",") if name]
     if not names:
@@ -163,8 +165,10 @@ def parse_guest_perf(spec: str) -> GuestPerf:
     for key in options:
         if key in ("freq", "interval"):
             raise ScenarioError(f"guest perf {spec!r}: {key}= is not simulated yet; use stat:… or record:…:period=N")
-        if key != "period" or head == "stat":
-            raise UnknownName("guest perf option", key, ("period",) if head == "record" else ())
+        if key == "period" and head == "stat":
+            raise ScenarioError(f"guest perf {spec!r}: period= samples; write record:{','.join(names)}:period=N")
+        if key != "period":
+            raise UnknownName("guest perf option", key, ("period",) if head == "record" else ("(none)",))
     if head == "stat":
         return PerfStat(names)
     if "period" not in options:

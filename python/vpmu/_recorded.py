@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -14,7 +13,7 @@ from ._cpu import CpuModel
 from ._errors import ScenarioError
 from ._exits import exit_kind
 from ._plan import KINDS, PlannedExit, Trace
-from ._workload import Workload, table_workload, workload
+from ._workload import Exact, Workload, check_integer, exact, table_workload, workload
 from .recordings import TableRecording, TraceRecording, parse_recording
 
 
@@ -115,7 +114,7 @@ def _cycles(ns: npt.NDArray[np.int64], hz: int) -> npt.NDArray[np.int64]:
 def read_recording(
     path: str | os.PathLike[str],
     *,
-    recorded_seconds: int | str | Decimal | Fraction | float | None = None,
+    recorded_seconds: Exact | None = None,
     table: int | None = None,
     vcpus: int = 1,
     vcpu: int | None = None,
@@ -153,8 +152,14 @@ def read_recording(
     ScenarioError, UnknownName
         For an option that does not fit.
     """
-    if isinstance(vcpus, bool) or not isinstance(vcpus, int) or vcpus < 1:
-        raise ScenarioError(f"vcpus {vcpus!r} must be an integer of at least 1")
+    check_integer(vcpus, 1, 1 << 20, "vcpus")
+    for what, number in (("table", table), ("vcpu", vcpu)):
+        if isinstance(number, bool) or not isinstance(number, int | None):
+            raise ScenarioError(f"{what} {number!r} must be an integer")
+    if not isinstance(repeat, bool):
+        raise ScenarioError(f"repeat {repeat!r} must be true or false")
+    if not isinstance(rates, str | Workload):
+        raise ScenarioError(f"rates {rates!r} must be the name of a workload, such as 'generic'")
     length = None
     if recorded_seconds is not None:
         length = positive_seconds(recorded_seconds, "recorded-seconds")
@@ -168,12 +173,9 @@ def read_recording(
     return Recorded(recording, bound, length, vcpus, repeat)
 
 
-def positive_seconds(value: int | str | Decimal | Fraction | float, what: str) -> Fraction:
+def positive_seconds(value: Exact, what: str) -> Fraction:
     """A positive, finite number of seconds, exactly as it was written; raises ScenarioError."""
-    try:
-        seconds = Fraction(str(value))
-    except (ValueError, ZeroDivisionError):
-        raise ScenarioError(f"{what} {value!r} is no number of seconds") from None
+    seconds = exact(value, what)
     if not 0 < seconds < 10**9:
-        raise ScenarioError(f"{what} {value} must be positive")
+        raise ScenarioError(f"{what} {value} must be more than 0 and less than 10**9")
     return seconds

@@ -36,7 +36,7 @@ class Counter:
     losses, gains : mapping of str to int
         Occurrences by cause; value = ideal - sum(losses) + sum(gains).
     flags : tuple of str
-        "exact" if and only if value == ideal; "lost", "overcounted", "never-scheduled", "hypothetical", "refused".
+        "exact" if and only if value == ideal; "lost", "overcounted", "never-scheduled", "hypothetical".
     reason : str
         Why it is off, in a sentence; empty if it is exact.
     samples : int
@@ -149,10 +149,11 @@ class Result:
         base = self._baseline
         work = self.raw["clocks"][0] + self.raw["clocks"][1]
         base_work = base.raw["clocks"][0] + base.raw["clocks"][1]
-        if not work or not base_work:
+        if not base_work:
             return {}
+        # Without any guest work every cost adds without bound; what remains is their proportion.
         added = {
-            name: Fraction(cycles, work) - Fraction(base.raw["spent"][name], base_work)
+            name: Fraction(cycles, work) - Fraction(base.raw["spent"][name], base_work) if work else Fraction(cycles)
             for name, cycles in self.raw["spent"].items()
             if name not in ("idle", "handling")
         }
@@ -160,8 +161,8 @@ class Result:
 
     @property
     def assumed_share(self) -> float | None:
-        """Part of the added cycles that rests on assumed figures; 0 if nothing is added."""
-        if not self.raw:
+        """Part of the added cycles that rests on assumed figures; 0 if nothing is added, None if overhead is."""
+        if self.overhead is None:
             return None
         total = sum(self._added.values())
         costs = self.scenario.cost_model()

@@ -14,10 +14,10 @@ from ._cpu import CpuModel, cpu
 from ._designs import Dedicated, Design, GuestPmu, Mediated, design
 from ._errors import ScenarioError
 from ._events import CODES, Event, allowed_counters, parse_event, place
-from ._perf import GuestPerf, HostEvent, PerfRecord, parse_guest_perf, parse_host_perf
+from ._perf import GuestPerf, HostEvent, PerfRecord, PerfStat, parse_guest_perf, parse_host_perf
 from ._plan import ACTIVITIES, EVENTS, KINDS, Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
 from ._recorded import Recorded, positive_seconds
-from ._workload import EventRates, Workload, workload
+from ._workload import EventRates, Workload, check_integer, workload
 
 _NO_STREAM = Stream(0, False, (), (), ())
 #: Longest run: within it no counting host event can wrap, at up to 16 occurrences per cycle.
@@ -77,19 +77,35 @@ class Scenario:
             object.__setattr__(self, name, value)
 
         put("cpu", cpu(self.cpu) if isinstance(self.cpu, str) else self.cpu)
-        put("design", design(self.design))
+        _check_type("cpu", self.cpu, CpuModel)
+        put("design", design(self.design) if isinstance(self.design, str) else self.design)
+        _check_type("design", self.design, Design)
         put("workload", workload(self.workload) if isinstance(self.workload, str) else self.workload)
+        _check_type("workload", self.workload, Workload, Recorded)
         put("guest_perf", tuple(parse_guest_perf(p) if isinstance(p, str) else p for p in _listed(self.guest_perf)))
         put("host_perf", tuple(parse_host_perf(p) if isinstance(p, str) else p for p in _listed(self.host_perf)))
+        for guest_perf in self.guest_perf:
+            _check_type("guest_perf", guest_perf, PerfStat, PerfRecord)
+        for host_perf in self.host_perf:
+            _check_type("host_perf", host_perf, HostEvent)
+        for name in ("vm_first", "what_if"):
+            if not isinstance(getattr(self, name), bool):
+                raise ScenarioError(f"{name} must be true or false, not {getattr(self, name)!r}")
+        if self.guest_pmu is not None:
+            _check_type("guest_pmu", self.guest_pmu, GuestPmu)
+            for name in ("version", "gp", "fixed"):
+                check_integer(getattr(self.guest_pmu, name), 0, 64, f"guest_pmu {name}")
+        if not isinstance(self.costs, Mapping):
+            raise ScenarioError(f"costs must be a table of cycles by name, not {self.costs!r}")
         fixed_length = self.workload.trace_seconds if isinstance(self.workload, Recorded) else None
-        if self.seconds is not None and fixed_length is not None and self.seconds != fixed_length:
-            raise ScenarioError(
-                f"{self.workload.name} is replayed once, so its length is given; add --repeat to loop it"
-            )
         if self.seconds is None:
             put("seconds", fixed_length if fixed_length is not None else Fraction(1))
         else:
             put("seconds", positive_seconds(self.seconds, "seconds"))
+        if fixed_length is not None and self.seconds != fixed_length:
+            raise ScenarioError(
+                f"{self.workload.name} is replayed once, so its length is given; add --repeat to loop it"
+            )
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 64:
             raise ScenarioError(f"seed {self.seed!r} must be an integer from 0 to 2**64 - 1")
         if not 1 <= self.end_cycles < MAX_CYCLES:
@@ -98,6 +114,8 @@ class Scenario:
                 f"({MAX_CYCLES // self.cpu.core_hz.value} seconds on {self.cpu.name})"
             )
         put("costs", dict(self.costs))
+        for name, cycles in self.costs.items():
+            check_integer(cycles, 0, (1 << 40) - 1, f"costs: {name}")
         self.cost_model()
         if self.design.has_guest_pmu:
             self.placement()
@@ -134,6 +152,15 @@ class Scenario:
     def refusal(self) -> str:
         """Why the design cannot be had; empty if it can."""
         return self.design.refusal(self.cpu, self.host_perf, self.vm_first)
+
+    def fails(self, event: HostEvent) -> bool:
+        """Whether perf_event_open fails with EOPNOTSUPP: a mediated VM exists and the event includes guests."""
+        return isinstance(self.design, Mediated) and self.vm_first and not event.exclude_guest
+
+
+def _check_type(what: str, value: object, *types: type) -> None:
+    if not isinstance(value, types):
+        raise ScenarioError(f"{what} must be {' or '.join(t.__name__ for t in types)} or its name, not {value!r}")
 
 
 def _listed(value: object) -> Sequence[object]:
@@ -203,8 +230,7 @@ def _seeds(seed: int) -> dict[str, tuple[int, int, int]]:
 def _host_event(event: HostEvent, scenario: Scenario) -> PlannedHostEvent:
     parsed = event.parsed
     gp, fixed = allowed_counters(parsed.name, scenario.cpu)
-    refused = isinstance(scenario.design, Mediated) and scenario.vm_first and not event.exclude_guest
-    if (refused and not scenario.what_if) or isinstance(scenario.design, Dedicated):
+    if (scenario.fails(event) and not scenario.what_if) or isinstance(scenario.design, Dedicated):
         gp = fixed = 0  # perf_event_open fails: there is no counter that could count it
     code = 0x01A4 if parsed.name == "slots" else parsed.code
     return PlannedHostEvent(
@@ -236,9 +262,7 @@ def plan(scenario: Scenario) -> Plan:
                 raise ScenarioError(f"period {period} is above {longest}, the longest that {guest.name} can arm")
             code = 0x01A4 if event.name == "slots" else event.code
             selector = code | event.user << 16 | event.kernel << 17 | 1 << 20
-            guest_events.append(
-                PlannedGuestEvent(event.index, selector, counter, event.user, event.kernel, period)
-            )
+            guest_events.append(PlannedGuestEvent(event.index, selector, counter, event.user, event.kernel, period))
     costs = scenario.cost_model()
     return Plan(
         design=design.name,

@@ -11,6 +11,7 @@ from vpmu_core.machine import Machine
 from ._designs import Design, design
 from ._designs import designs as _all_designs
 from ._errors import ScenarioError, UnknownName
+from ._perf import HostEvent
 from ._plan import Plan
 from ._result import Counter, Result
 from ._scenario import Scenario, plan
@@ -73,13 +74,14 @@ def simulate(
     planned = plan(scenario)
     raw = (_run_stepwise if engine == "stepwise" else _run_reference)(planned, progress)
     raw["exit_reasons"] = [e.reason for e in planned.exits]
-    hypothetical = ("hypothetical",) if refusal else ()
+    forced = _forced(scenario, refusal)
+    hypothetical = ("hypothetical",) if forced else ()
     counters = tuple(
         _guest_counter(event.text, row, scenario, raw, hypothetical)
         for (event, _), row in zip(scenario.guest_events(), raw["counters"], strict=True)
     )
     hosts = tuple(
-        _host_counter(str(event), row, scenario, hypothetical)
+        _host_counter(event, row, scenario, hypothetical)
         for event, row in zip(scenario.host_perf if scenario.design.has_host else (), raw["host"], strict=True)
     )
     return Result(
@@ -90,7 +92,7 @@ def simulate(
         host_events=hosts,
         raw=raw,
         violations=_violations(raw, counters + hosts),
-        notes=_notes(scenario, refusal),
+        notes=_notes(scenario, forced),
         provenance=_provenance(scenario, engine),
         _baselines=_baselines,
     )
@@ -149,14 +151,14 @@ def _guest_counter(
     )
 
 
-def _host_counter(event: str, row: dict[str, Any], scenario: Scenario, extra: tuple[str, ...]) -> Counter:
+def _host_counter(event: HostEvent, row: dict[str, Any], scenario: Scenario, extra: tuple[str, ...]) -> Counter:
     reasons = []
     if "ceded" in row["losses"]:
         reasons.append("the host has given its PMU up to the guest")
     if "not_scheduled" in row["losses"]:
         reasons.append(
             "EOPNOTSUPP: a mediated VM exists, so an event that includes guests cannot be created"
-            if scenario.vm_first
+            if scenario.fails(event)
             else "pinned, and no counter was free: ERROR"
         )
     if "window" in row["losses"]:
@@ -166,13 +168,14 @@ def _host_counter(event: str, row: dict[str, Any], scenario: Scenario, extra: tu
     if "host_stale" in row["gains"]:
         reasons.append("hardware counted where its attributes exclude it")
     why = "; ".join(reasons)
-    return Counter(event, row["value"], row["ideal"], row["losses"], row["gains"], _flags(row, extra), why)
+    return Counter(str(event), row["value"], row["ideal"], row["losses"], row["gains"], _flags(row, extra), why)
 
 
 def _violations(raw: dict[str, Any], counters: tuple[Counter, ...]) -> tuple[str, ...]:
     found = []
     if raw["stopped"]:
-        found.append(f"{raw['stopped']}: the guest's PMIs left no time for its workload; the run was stopped")
+        why = "the guest's PMIs left no time for its workload" if raw["pmi"]["raised"] else "the run is too short"
+        found.append(f"{raw['stopped']}: {why}; it was stopped after twice its length")
     for counter in counters:
         if counter.value != counter.ideal - sum(counter.losses.values()) + sum(counter.gains.values()):
             found.append(f"conservation: {counter.event}: value is not ideal - losses + gains")
@@ -186,10 +189,18 @@ def _violations(raw: dict[str, Any], counters: tuple[Counter, ...]) -> tuple[str
     return tuple(found)
 
 
-def _notes(scenario: Scenario, refusal: str) -> tuple[str, ...]:
-    notes = []
+def _forced(scenario: Scenario, refusal: str) -> str:
+    """What is simulated although it cannot be had (``what_if``); empty if nothing is."""
     if refusal:
-        notes.append(f"hypothetical: {refusal}")
+        return refusal
+    failing = [str(event) for event in scenario.host_perf if scenario.fails(event) and scenario.what_if]
+    return f"EOPNOTSUPP: host events that include guests ({', '.join(failing)}) fail beside it" if failing else ""
+
+
+def _notes(scenario: Scenario, forced: str) -> tuple[str, ...]:
+    notes = []
+    if forced:
+        notes.append(f"hypothetical: {forced}")
     if scenario.design.has_guest_pmu:
         note = scenario.design.note(scenario.cpu, scenario.guest_cpu)
         if note:
@@ -253,5 +264,3 @@ def compare(
         own = baseline if made.has_host else unprofiled
         results[str(made)] = run(made, made.has_guest_pmu, (own, unprofiled))
     return results
-
-

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
+from decimal import Decimal
 from typing import Any, NoReturn
 
 from . import report
@@ -34,8 +35,12 @@ DEFAULT_GUEST_PERF = "stat:instructions,cycles"
 class _Parser(argparse.ArgumentParser):
     """One line on bad input, exit status 2."""
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        sys.stdout.flush()
+        super().exit(status, message)
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     r.add_argument("--table", type=int, metavar="N", help="which table of the file, from 1")
     r.add_argument("--vcpus", type=int, default=1, metavar="N", help="vCPUs that a table adds up; 1")
     r.add_argument("--vcpu", type=int, metavar="N", help="which vCPU of a trace; the one with most exits")
-    r.add_argument("--rates", default="generic", metavar="WORKLOAD", help="whose event rates to use; generic")
+    r.add_argument("--rates", metavar="WORKLOAD", help="whose event rates to use; generic")
     r.add_argument("--repeat", action="store_true", help="loop a trace for --seconds")
     _format(c)
 
@@ -133,8 +138,10 @@ def _print(parts: Sequence[Any]) -> None:
         raise VpmuError("tables need rich: pip install 'vpmu[cli]' (or use --format json)") from None
     # A pipe has no width: leave lines whole.
     console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
-    for part in parts:
-        console.print(part, soft_wrap=isinstance(part, str) and not sys.stdout.isatty())
+    with console.capture() as captured:  # rich ends the process itself if the reader of a pipe has gone
+        for part in parts:
+            console.print(part, soft_wrap=isinstance(part, str) and not sys.stdout.isatty())
+    sys.stdout.write(captured.get())
 
 
 def _print_json(value: object) -> None:
@@ -190,6 +197,7 @@ def _workload(args: argparse.Namespace) -> Workload | Recorded:
                 ("--table", args.table),
                 ("--vcpu", args.vcpu),
                 ("--vcpus", args.vcpus if args.vcpus != 1 else None),
+                ("--rates", args.rates),
                 ("--repeat", args.repeat or None),
             )
             if value is not None
@@ -201,15 +209,16 @@ def _workload(args: argparse.Namespace) -> Workload | Recorded:
         if os.sep in name or "." in name:
             raise ScenarioError(f"there is no file {name!r}")
         raise UnknownName("workload (and there is no such file)", name, workloads())
-    if args.rates not in rates_names():
-        raise UnknownName("workload for --rates", args.rates, rates_names())
+    rates = args.rates or "generic"
+    if rates not in rates_names():
+        raise UnknownName("workload for --rates", rates, rates_names())
     recorded = read_recording(
         name,
         recorded_seconds=args.recorded_seconds,
         table=args.table,
         vcpus=args.vcpus,
         vcpu=args.vcpu,
-        rates=args.rates,
+        rates=rates,
         repeat=args.repeat,
     )
     for message in recorded.messages:
@@ -273,22 +282,31 @@ _SCENARIO_KEYS = (
 _RECORDING_KEYS = ("path", "recorded_seconds", "table", "vcpus", "vcpu", "rates", "repeat")
 
 
+def _check_integers(value: object, path: str) -> None:
+    """Refuse integers beyond 64 bits, which TOML does not have."""
+    if isinstance(value, int) and abs(value) >= 1 << 64:
+        raise ScenarioError(f"{path}: an integer has at most 64 bits, not {value.bit_length()}")
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_integers(item, path)
+
+
 def _scenario_file(path: str) -> Scenario:
     """Read SCENARIO.toml; a recording's path is relative to the file."""
     try:
         with open(path, "rb") as file:
-            table = tomllib.load(file, parse_float=Fraction)
+            table = tomllib.load(file, parse_float=Decimal)
     except OSError as error:
         raise ScenarioError(f"{path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, ArithmeticError, RecursionError) as error:
         raise ScenarioError(f"{path}: this is no TOML: {error}") from None
+    _check_integers(table, path)
     for key in table:
         if key not in _SCENARIO_KEYS:
             raise UnknownName(f"key of {path}", key, _SCENARIO_KEYS)
     arguments = dict(table)
     if "recording" in arguments:
         recording = arguments.pop("recording")
-        if "workload" in arguments or not isinstance(recording, dict) or "path" not in recording:
+        if "workload" in arguments or not isinstance(recording, dict) or not isinstance(recording.get("path"), str):
             raise ScenarioError(f"{path}: give workload, or [recording] with a path")
         for key in recording:
             if key not in _RECORDING_KEYS:
@@ -311,7 +329,7 @@ def _scenario_file(path: str) -> Scenario:
     for key in ("cpu", "design", "workload"):
         if isinstance(arguments.get(key, ""), (str, Recorded)):
             continue
-        raise ScenarioError(f"{path}: {key} must be a name, not {arguments[key]!r}")
+        raise ScenarioError(f"{path}: {key} must be a name, not {arguments[key]}")
     if not isinstance(arguments.get("costs", {}), dict):
         raise ScenarioError(f"{path}: costs is a table of cycles by name ({', '.join(COST_NAMES[:3])}, …)")
     return Scenario(**arguments)
@@ -386,12 +404,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 2 on bad input, after one line on standard error; 130 if interrupted.
+        0; 2 on bad input, after one line on standard error; 130 if interrupted; 1 if the output cannot be written.
     """
-    args = _parser().parse_args(argv)
-    command = {"compare": _compare, "run": _run, "list": _list}[args.command]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows "?"
     try:
-        status = command(args)
+        args = _parser().parse_args(argv)
+        status = {"compare": _compare, "run": _run, "list": _list}[args.command](args)
         sys.stdout.flush()
         return status
     except VpmuError as error:
@@ -404,6 +424,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone; keep the interpreter from flushing into the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        _say(f"cannot write: {error.strerror or error}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 if __name__ == "__main__":

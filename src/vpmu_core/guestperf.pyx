@@ -86,7 +86,7 @@ cdef void _read(machine_t *m, guest_event_t *e) noexcept nogil:
 
 cdef bint _arm(machine_t *m, guest_event_t *e) noexcept nogil:
     """x86_perf_event_set_period() and the counter write."""
-    cdef uint64_t armed
+    cdef uint64_t armed = 0
     cdef bint hit
     cdef access_t a
     if m.stopped:

@@ -18,8 +18,8 @@ from vpmu_core.timeline cimport (
 
 import numpy as np
 
-from vpmu._costs import COST_NAMES
-from vpmu._plan import ACCESSES
+from vpmu._costs import COST_NAMES as _COST_NAMES
+from vpmu._plan import ACCESSES as _ACCESSES
 from vpmu._registers import register_file
 from vpmu_core.designs import bare_metal, dedicated, emulated, mediated, none
 
@@ -100,7 +100,7 @@ cdef class Machine:
         for a in range(ACTIVITIES):
             for e, rate in enumerate(plan.rates[a]):
                 m.rate[a][e] = rate
-        for i, name in enumerate(COST_NAMES):
+        for i, name in enumerate(_COST_NAMES):
             m.cost[i] = plan.costs[name]
         m.skid_minimum = plan.cpu.skid.minimum
         m.skid_range = plan.cpu.skid.maximum - plan.cpu.skid.minimum + 1
@@ -222,7 +222,7 @@ cdef class Machine:
         capsule = DESIGNS[plan.design]()
         m.design = <const design_t *>PyCapsule_GetPointer(capsule, "vpmu.design")
         m.guest_pmi_handler = pmi_handler
-        m.traps = sum([1 << ACCESSES.index(access) for access in plan.traps])
+        m.traps = sum([1 << _ACCESSES.index(access) for access in plan.traps])
         m.every_exit = plan.options.get("scope") == "every-exit"
         m.reuse = plan.options.get("reuse", True)
         m.list_entry = (
@@ -309,7 +309,7 @@ cdef class Machine:
 
     cdef object _totals(self, const machine_t *m):
         pending = (m.pmi_arrival != NEVER) + bool(m.vector_pending) + bool(m.pmi_requested)
-        spent = {name: m.spent[i] for i, name in enumerate(COST_NAMES)}
+        spent = {name: m.spent[i] for i, name in enumerate(_COST_NAMES)}
         spent["handling"] = m.spent[SPENT_HANDLING]
         spent["idle"] = m.spent[SPENT_IDLE]
         return {

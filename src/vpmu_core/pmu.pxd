@@ -145,7 +145,9 @@ cdef inline void write_fixed_ctr_ctrl(pmu_t *pmu, uint64_t value) noexcept nogil
 cdef void reset(pmu_t *pmu, const register_file_t *file) noexcept nogil
 cdef fault read_msr(const pmu_t *pmu, const register_file_t *file, uint32_t address, uint64_t *value) noexcept nogil
 cdef fault write_msr(pmu_t *pmu, const register_file_t *file, uint32_t address, uint64_t value) noexcept nogil
-cdef fault read_pmc(const pmu_t *pmu, const register_file_t *file, uint32_t ecx, int cpl, bint cr4_pce, uint64_t *value) noexcept nogil
+cdef fault read_pmc(
+    const pmu_t *pmu, const register_file_t *file, uint32_t ecx, int cpl, bint cr4_pce, uint64_t *value
+) noexcept nogil
 cdef void request_pmi(pmu_t *pmu) noexcept nogil
 
 

@@ -3,6 +3,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
+
 from vpmu._cpu import CpuModel
 from vpmu._pmi import Pmi
 

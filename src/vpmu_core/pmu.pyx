@@ -12,13 +12,13 @@ from vpmu_core.registers cimport (
 )
 
 from collections.abc import Mapping
-from operator import index
+from operator import index as as_integer
 
 import numpy as np
 
 from vpmu._errors import GeneralProtectionFault, ScenarioError, UnknownName
 from vpmu._pmi import Pmi
-from vpmu._registers import STORAGE_WORDS as STORAGE_NAMES
+from vpmu._registers import STORAGE_WORDS as _STORAGE_NAMES
 from vpmu._registers import msr_name, register_file
 
 #: One operation of :meth:`Pmu.execute`: op 0 RDMSR, 1 WRMSR, 2 RDPMC; flags bit 0: count the instruction itself.
@@ -497,7 +497,7 @@ cdef class Pmu:
             "global_ctrl": pmu.global_ctrl,
             "global_status": pmu.global_status,
         }
-        for i, name in enumerate(STORAGE_NAMES):
+        for i, name in enumerate(_STORAGE_NAMES):
             state[name] = pmu.storage[i]
         state["lvtpc"] = pmu.lvtpc
         state["pmi_pending"] = bool(pmu.pmi_pending)
@@ -588,11 +588,11 @@ cdef object _fault(fault code, uint32_t msr, object value):
 
 cdef inline object _integer(object value):
     # C conversions would take a float.
-    return value if PyLong_CheckExact(value) else index(value)
+    return value if PyLong_CheckExact(value) else as_integer(value)
 
 
 cdef object _occurrences(str name, object number):
-    number = index(number)
+    number = as_integer(number)
     if number < 0:
         raise ScenarioError(f"{name} must not be negative: {number}")
     if number >> 64:
@@ -609,7 +609,7 @@ cdef object _held(str name, object value, object most):
 
 
 cdef int _privilege(object cpl) except -1:
-    level = index(cpl)
+    level = as_integer(cpl)
     if not 0 <= level <= 3:
         raise ScenarioError(f"cpl must be 0 to 3, not {level}")
     return level

@@ -358,7 +358,9 @@ cdef void count_host_time(machine_t *m, int a, uint64_t cycles) noexcept nogil
 cdef void request_guest_pmi(machine_t *m) noexcept nogil
 cdef void raise_pmi(machine_t *m) noexcept nogil
 cdef void deliver_to_guest(machine_t *m, pmu_t *lvtpc_owner) noexcept nogil
-cdef void vm_exit(machine_t *m, int kind, int cpl, bint emulates, uint64_t handling, uint64_t idle, int effect, access_t *access) noexcept nogil
+cdef void vm_exit(
+    machine_t *m, int kind, int cpl, bint emulates, uint64_t handling, uint64_t idle, int effect, access_t *access
+) noexcept nogil
 cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexcept nogil
 cdef void draw_work(machine_t *m) noexcept nogil
 cdef void draw_wall(machine_t *m) noexcept nogil

@@ -5,8 +5,8 @@ from libc.string cimport memcmp, memcpy
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
 from vpmu_core.activity cimport between, between_short, occurrences
 from vpmu_core.pmu cimport (
-    EVENT_INSTRUCTIONS, FIXED_LANES, FIXED_SLOT, GP_LANES, LVTPC_MASKED, SLOTS, bits_of, enabled, pmu_t, width_mask, write_fixed_ctr_ctrl,
-    write_selector,
+    EVENT_INSTRUCTIONS, FIXED_LANES, FIXED_SLOT, GP_LANES, LVTPC_MASKED, SLOTS, bits_of, enabled, pmu_t, width_mask,
+    write_fixed_ctr_ctrl, write_selector,
 )
 from vpmu_core.random cimport draw_gap, draw_kind, sfc64_next
 
@@ -140,8 +140,8 @@ cdef uint64_t _guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept n
         if cycles < SHORT:
             over = _sum_slots(m, 0, GP_LANES, m.hardware.width_mask[0], user_on, user_start, user_cycles,
                               m.hardware_rate[kernel], kernel_on, kernel_start, kernel_cycles)
-            over |= _sum_slots(m, FIXED_SLOT, FIXED_SLOT + FIXED_LANES, m.hardware.width_mask[1], user_on, user_start, user_cycles,
-                               m.hardware_rate[kernel], kernel_on, kernel_start, kernel_cycles)
+            over |= _sum_slots(m, FIXED_SLOT, FIXED_SLOT + FIXED_LANES, m.hardware.width_mask[1], user_on, user_start,
+                               user_cycles, m.hardware_rate[kernel], kernel_on, kernel_start, kernel_cycles)
             if over:
                 memcpy(m.hardware.counter, m.scratch, GP_LANES * sizeof(uint64_t))
                 memcpy(&m.hardware.counter[FIXED_SLOT], &m.scratch[FIXED_SLOT], FIXED_LANES * sizeof(uint64_t))

@@ -84,9 +84,7 @@ def _unread(tables: TableReader, trace: TraceReader) -> tuple[int, str] | None:
     return None
 
 
-def _unknown(
-    lines: LineReader, near: tuple[int, str] | None, table: int | None, vcpu: int | None
-) -> RecordingError:
+def _unknown(lines: LineReader, near: tuple[int, str] | None, table: int | None, vcpu: int | None) -> RecordingError:
     """Make the error for a file in which no table and no trace was found."""
     if not lines.number:
         return RecordingError(lines.path, None, "the file is empty")

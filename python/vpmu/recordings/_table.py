@@ -22,9 +22,7 @@ _HEADER_LENGTH = 400
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]{0,16}[@-~]", re.ASCII)
 _QUOTE = re.compile(r"(?:\s{0,64}[>|] ?){1,16}", re.ASCII)
-_HEADER_REST = re.compile(
-    r"(?:\s|Min\b|Max\b|Avg\b|Mean\b|Time\b%?|Samples?\b%?|\(ns\))+", re.ASCII | re.IGNORECASE
-)
+_HEADER_REST = re.compile(r"(?:\s|Min\b|Max\b|Avg\b|Mean\b|Time\b%?|Samples?\b%?|\(ns\))+", re.ASCII | re.IGNORECASE)
 _SPREAD = re.compile(r"(?:\(\s{0,8})?(?:\+-\s{0,16})?(?:[0-9.]{1,12}|-?nan)%\s{0,8}\)?", re.ASCII)
 _TOTAL = re.compile(r"Total Samples:\s{0,8}([0-9]{1,16})(?![0-9])", re.ASCII)
 _ONE_VCPU = re.compile(r"Analyze events for .{1,200}, VCPU ([0-9]{1,6}):", re.ASCII)
@@ -193,9 +191,7 @@ class TableReader:
         table = self._kept
         if table is None:
             there = counted(self._tables, "table")
-            raise RecordingError(
-                self._path, None, f"no table {self._wanted}: the file has {there}, the first is 1"
-            )
+            raise RecordingError(self._path, None, f"no table {self._wanted}: the file has {there}, the first is 1")
         candidates = len(table.rows) + table.skipped
         if 2 * table.skipped > candidates:
             raise RecordingError(
@@ -251,9 +247,7 @@ class TableReader:
                 table.skipped_rows -= like_row(table.pending)
         if row is not None:
             if len(table.rows) >= _MAX_ROWS:
-                raise RecordingError(
-                    self._path, number, f"more than {_MAX_ROWS} rows: no table of exit reasons"
-                )
+                raise RecordingError(self._path, number, f"more than {_MAX_ROWS} rows: no table of exit reasons")
             exit_row, share = row
             table.rows.append(exit_row)
             self._found = True

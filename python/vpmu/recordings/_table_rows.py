@@ -85,8 +85,7 @@ def columns_of(header: str) -> tuple[tuple[str, str], ...] | None:
         column after the reason; None when there is no count or neither mean nor sum, as in a cut header.
     """
     columns = tuple(
-        (_KINDS[" ".join(found[1].lower().split())], (found[2] or "").lower())
-        for found in _COLUMN.finditer(header)
+        (_KINDS[" ".join(found[1].lower().split())], (found[2] or "").lower()) for found in _COLUMN.finditer(header)
     )
     kinds = [kind for kind, _ in columns]
     return columns if "count" in kinds and ("mean" in kinds or "sum" in kinds) else None

@@ -139,9 +139,7 @@ def recording_of(
     by_vcpu = _by_vcpu(timelines, messages)
     if not by_vcpu:
         dropped = sum(timeline.dropped for timeline in timelines)
-        why = (
-            f"only {counted(dropped, 'exit')} of the PMU itself" if dropped else "no kvm_exit and no kvm_msr"
-        )
+        why = f"only {counted(dropped, 'exit')} of the PMU itself" if dropped else "no kvm_exit and no kvm_msr"
         raise RecordingError(path, None, f"no exits left: {why}; record kvm_exit and kvm_entry")
     exits = {number: sum(len(part.exit_at) for part in parts) for number, parts in by_vcpu.items()}
     if vcpu is None:
@@ -202,8 +200,7 @@ def _remarks(recording: TraceRecording) -> list[str]:
         messages.append(f"{counted(recording.dropped_pmu, 'exit')} of the PMU (its MSRs, RDPMC, PMI) dropped")
     if unhandled := int(np.count_nonzero(~recording.handled)):
         messages.append(
-            f"{unhandled} of {counted(len(recording), 'exit')} without an entry: handling time from the cost "
-            "model"
+            f"{unhandled} of {counted(len(recording), 'exit')} without an entry: handling time from the cost model"
         )
     msr_reasons = [index for index, name in enumerate(recording.reasons) if name in MSR_REASONS]
     if unknown := int(np.count_nonzero(np.isin(recording.reason, msr_reasons) & (recording.msr < 0))):
@@ -212,9 +209,7 @@ def _remarks(recording: TraceRecording) -> list[str]:
             "among them is kept"
         )
     if recording.preempted_ns:
-        messages.append(
-            f"the vCPU thread, preempted, waited {_seconds(recording.preempted_ns)} while handling exits"
-        )
+        messages.append(f"the vCPU thread, preempted, waited {_seconds(recording.preempted_ns)} while handling exits")
     return messages
 
 

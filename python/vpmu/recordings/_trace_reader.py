@@ -131,9 +131,7 @@ class TraceReader:
         if too_long:
             messages.append(f"{counted(too_long, 'line')} longer than 64 KiB skipped")
         if self._lost:
-            messages.append(
-                f"the tracer lost events in {counted(self._lost, 'place')}: exits are missing there"
-            )
+            messages.append(f"the tracer lost events in {counted(self._lost, 'place')}: exits are missing there")
         timelines = list(self._timelines.values())
         for timeline in timelines:
             timeline.finish()

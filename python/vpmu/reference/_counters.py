@@ -151,8 +151,7 @@ class Counters:
     def would_wrap(self, step: Step, rates: Rates) -> bool:
         """Whether any counter wraps in a step."""
         return any(
-            self.enabled(c) and self.counter[c] + self.counted(c, step, rates) >= self.modulus(c)
-            for c in self.all
+            self.enabled(c) and self.counter[c] + self.counted(c, step, rates) >= self.modulus(c) for c in self.all
         )
 
     def changed(self, register: str, c: int, value: int) -> list[int]:

@@ -42,9 +42,7 @@ class Tally:
         self.pmi = dict.fromkeys(("raised", "delivered", "coalesced", "lost", "skid_past_exit"), 0)
         self.spent = dict.fromkeys((*COST_NAMES, "handling", "idle"), 0)
         self.ops = {p: {o: dict.fromkeys(CLASSES, 0) for o in ORIGINS} for p in PHASES}
-        self.guest_accesses = {
-            p: {how: dict.fromkeys(CLASSES, 0) for how in ("direct", "trapped")} for p in PHASES
-        }
+        self.guest_accesses = {p: {how: dict.fromkeys(CLASSES, 0) for how in ("direct", "trapped")} for p in PHASES}
 
     def op(self, origin: str, kind: str) -> None:
         """Count one executed instruction."""

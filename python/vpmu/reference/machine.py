@@ -129,9 +129,7 @@ class Machine:
         if self.design.has_guest_perf:
             self.perf.read_out()
         self.design.finish()
-        result["counters"] = (
-            [event.report() for event in self.perf.events] if self.design.has_guest_perf else []
-        )
+        result["counters"] = [event.report() for event in self.perf.events] if self.design.has_guest_perf else []
         return result
 
     def _start(self) -> None:
@@ -301,9 +299,7 @@ class Machine:
         self.tally.exits[kind] += 1
         self._exit(planned.kind, planned.cpl, planned.emulates, [("handling", handling)], idle)
 
-    def pmu_exit(
-        self, reason: str, handling: Handling, effect: Callable[[], None], emulates: bool = False
-    ) -> None:
+    def pmu_exit(self, reason: str, handling: Handling, effect: Callable[[], None], emulates: bool = False) -> None:
         """A kernel exit that the PMU caused."""
         self.tally.pmu_exits[reason] += 1
         self._exit(KERNEL, 0, emulates, handling, 0, effect)
@@ -315,9 +311,7 @@ class Machine:
 
     def interrupt_exit(self) -> None:
         """The guest's PMI vector exits as an external interrupt."""
-        self.pmu_exit(
-            "EXTERNAL_INTERRUPT", [("interrupt_exit", self.costs["interrupt_exit"])], self.request_pmi
-        )
+        self.pmu_exit("EXTERNAL_INTERRUPT", [("interrupt_exit", self.costs["interrupt_exit"])], self.request_pmi)
 
     def _exit(
         self,
@@ -402,11 +396,7 @@ class Machine:
         """One occurrence of ``instructions`` outside all clocks."""
         ideal = set()
         for c in self.ideal.all:
-            if (
-                self.ideal.enabled(c)
-                and self.ideal.event(c) == INSTRUCTIONS
-                and self.ideal.counts_level(c, cpl)
-            ):
+            if self.ideal.enabled(c) and self.ideal.event(c) == INSTRUCTIONS and self.ideal.counts_level(c, cpl):
                 self.ideal.counter[c] = (self.ideal.counter[c] + 1) % self.ideal.modulus(c)
                 ideal.add(c)
         self.perf.account_instruction(ideal, self.design.retire(cpl))

@@ -1,0 +1,45 @@
+"""Benchmarks: each group has its references; only ratios within one run mean anything."""
+
+import dataclasses
+
+import pytest
+
+import vpmu
+from vpmu._plan import Plan
+from vpmu._scenario import plan
+
+LIVE = "stat:instructions,cycles,ref-cycles," + ",".join(
+    ["branches", "branch-misses", "cache-references", "cache-misses"] * 2
+)
+
+
+def _switching_plan(seconds: str, live: bool = True) -> Plan:
+    """A full switch of 8 GP + 3 fixed counters at every exit: one kind of kernel exit, 80,000 a second."""
+    fio = vpmu.workload("fio-4k-read")
+    only = dataclasses.replace(fio, exits=tuple(e for e in fio.exits if e.reason == "EPT_MISCONFIG"))
+    scenario = vpmu.Scenario(
+        cpu="emeraldrapids",
+        design=vpmu.Mediated(scope="every-exit"),
+        workload=only,
+        guest_perf=(LIVE,) if live else (),
+        seconds=seconds,
+    )
+    return plan(scenario)
+
+
+@pytest.fixture
+def report_rate(benchmark):
+    """Put nanoseconds per operation into the report; the minimum is what the machine can do."""
+
+    def report(operations: int) -> None:
+        if benchmark.stats is not None:
+            benchmark.extra_info["ns_per_operation"] = benchmark.stats.stats.min / operations * 1e9
+            benchmark.extra_info["operations_per_second"] = operations / benchmark.stats.stats.min
+
+    return report
+
+
+@pytest.fixture(scope="session")
+def switching_plan():
+    """Make plans with a full switch at every exit."""
+    return _switching_plan
