@@ -159,7 +159,7 @@ def test_overflow_instants_by_counting_cycle_by_cycle():
         design="mediated",
         workload="fio-4k-read",
         guest_perf=("record:instructions,branches,cycles:period=5003",),
-        seconds="0.0001",
+        seconds="0.00015",
     )
     planned = plan(scenario)
     result = fast(planned)
@@ -359,8 +359,9 @@ def test_host_events_that_take_all_counters_starve_the_guest():
     testing.assert_conserved(result)
     for counter in result.counters:
         assert "never-scheduled" in counter.flags
-        assert counter.value == 0
-        assert counter.ideal == counter.losses["not_scheduled"] > 0
+        # What the hypervisor emulated is added in software, even to a counter that never counts.
+        assert counter.value == counter.ideal - counter.losses["not_scheduled"] < 1000
+        assert counter.losses["not_scheduled"] > 10**6
         assert "cycles:pinned" in counter.reason
 
 
@@ -374,11 +375,24 @@ def test_reuse_saves_creations():
 
 def test_a_storm_ends_with_no_progress():
     for design in ("bare-metal", "emulated", "mediated", "dedicated"):
+        # 300 instructions are over before the handler's way back to the workload is.
         scenario = vpmu.Scenario(
-            design=design, workload="sysbench-cpu", guest_perf=("record:instructions:period=1",), seconds="0.001"
+            design=design, workload="sysbench-cpu", guest_perf=("record:instructions:period=300",), seconds="0.001"
         )
         result = vpmu.simulate(scenario)
         assert any("no-progress" in violation for violation in result.violations), design
+
+
+def test_a_lost_pmi_ends_sampling_and_is_said():
+    """An overflow between the handler's GLOBAL_CTRL and LVTPC writes finds LVTPC masked: dropped (SDM 10.5.1)."""
+    scenario = vpmu.Scenario(
+        design="bare-metal", workload="sysbench-cpu", guest_perf=("record:instructions:period=10",), seconds="0.001"
+    )
+    result = vpmu.simulate(scenario)
+    assert result.pmis["lost"] == 1
+    assert result.counters[0].samples == 1
+    assert any("a PMI was lost" in note for note in result.notes)
+    testing.assert_exact(result)
 
 
 # -- isolation --------------------------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def simulate(
         host_events=hosts,
         raw=raw,
         violations=_violations(raw, counters + hosts),
-        notes=_notes(scenario, forced),
+        notes=_notes(scenario, forced, counters),
         provenance=_provenance(scenario, engine),
         _baselines=_baselines,
     )
@@ -120,7 +120,7 @@ def _flags(row: dict[str, Any], extra: tuple[str, ...]) -> tuple[str, ...]:
         flags.append("lost")
     if row["gains"]:
         flags.append("overcounted")
-    if ideal and value == 0 and set(row["losses"]) & {"not_scheduled", "ceded"}:
+    if ideal and not row.get("scheduled", row.get("state") == "active"):
         flags.append("never-scheduled")
     return (*flags, *extra)
 
@@ -197,8 +197,14 @@ def _forced(scenario: Scenario, refusal: str) -> str:
     return f"EOPNOTSUPP: host events that include guests ({', '.join(failing)}) fail beside it" if failing else ""
 
 
-def _notes(scenario: Scenario, forced: str) -> tuple[str, ...]:
+def _notes(scenario: Scenario, forced: str, counters: tuple[Counter, ...]) -> tuple[str, ...]:
     notes = []
+    for (_, period), counter in zip(scenario.guest_events(), counters, strict=True):
+        if period and counter.samples < counter.value // period - 1:
+            notes.append(
+                f"{counter.event}: {counter.samples} samples where {counter.value // period} periods went by: "
+                "a PMI was lost, so nobody armed the counter again"
+            )
     if forced:
         notes.append(f"hypothetical: {forced}")
     if scenario.design.has_guest_pmu:

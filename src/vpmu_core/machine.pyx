@@ -189,6 +189,7 @@ cdef class Machine:
             e.event = planned.event
             e.selector = planned.selector | SELECTOR_INT
             e.sampling = planned.period > 0
+            e.scheduled = plan.design != "emulated"  # there it depends on host perf
             e.perf.period = planned.period if planned.period else m.guest_max_period
             e.perf.period_left = e.perf.period
 
@@ -345,6 +346,7 @@ cdef class Machine:
             "losses": self._ledger(e.losses),
             "gains": self._ledger(e.gains),
             "samples": e.samples,
+            "scheduled": bool(e.scheduled),
         }
 
     cdef object _host(self, const host_event_t *e):

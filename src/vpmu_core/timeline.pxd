@@ -170,6 +170,7 @@ cdef struct guest_event_t:
     uint8_t event
     uint8_t active
     uint8_t sampling
+    uint8_t scheduled  # something has counted for it
 
 cdef struct host_event_t:
     perf_count_t perf

@@ -182,7 +182,9 @@ class Emulated(NoPmu):
         for event in self.machine.perf.events:
             backed = self._backed[event.counter]
             running = backed.event is not None and not backed.paused and backed.event.state == ACTIVE
-            missing = event.active and self.machine.ideal.enabled(event.counter) and not running
+            wanted = event.active and self.machine.ideal.enabled(event.counter)
+            missing = wanted and not running
+            event.scheduled = event.scheduled or (wanted and running)
             if missing and backed.missing_since is None:
                 backed.missing_since = list(self.machine.clocks.cycles)
             elif not missing:

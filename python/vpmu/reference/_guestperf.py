@@ -39,9 +39,11 @@ class GuestEvent:
     planned : PlannedGuestEvent
     longest : int
         The longest period that its counter can be armed with.
+    scheduled : bool
+        Something counts for it from the start; in the emulated design that depends on host perf.
     """
 
-    def __init__(self, planned: PlannedGuestEvent, longest: int) -> None:
+    def __init__(self, planned: PlannedGuestEvent, longest: int, scheduled: bool) -> None:
         self.counter = planned.counter
         self.samples_wanted = planned.period > 0
         self.selector = full_selector(planned.selector, planned.user, planned.kernel)
@@ -51,6 +53,7 @@ class GuestEvent:
         self.ideal = PerfCount(0)
         self.active = False
         self.samples = 0
+        self.scheduled = scheduled
         self.losses: dict[str, int] = {}
         self.gains: dict[str, int] = {}
 
@@ -62,6 +65,7 @@ class GuestEvent:
             "losses": self.losses,
             "gains": self.gains,
             "samples": self.samples,
+            "scheduled": self.scheduled,
         }
 
 
@@ -76,7 +80,7 @@ class GuestPerf:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         model = machine.guest_model
-        self.events = [GuestEvent(e, max_period(model, e.counter)) for e in machine.plan.guest_events]
+        self.events = [GuestEvent(e, max_period(model, e.counter), machine.plan.design != "emulated") for e in machine.plan.guest_events]
         self.nmi_pending = False
         self.in_service = False
         #: Linux ``cpuc->enabled``; 0 inside a bracket.

@@ -36,8 +36,9 @@ cdef void _update_ledger(machine_t *m) noexcept nogil:
         e = &m.guest_event[i]
         if e.active and on >> e.slot & 1 and not _backed(m, e.slot):
             meter(m, e, CAUSE_NOT_SCHEDULED)
-        else:
-            meter(m, e, CAUSE_NONE)
+            continue
+        meter(m, e, CAUSE_NONE)
+        e.scheduled |= e.active and on >> e.slot & 1
     m.ledger_stale = False
 
 
