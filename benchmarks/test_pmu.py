@@ -49,7 +49,7 @@ def batch(mixed: bool, n: int) -> np.ndarray:
 @pytest.mark.parametrize("mixed", [False, True], ids=["uniform", "mixed"])
 @pytest.mark.parametrize("implementation", PMUS)
 def test_batch(benchmark, report_rate, implementation, mixed):
-    n = 100_000 if implementation == "core" else 1_000
+    n = 20_000
     ops = batch(mixed, n)
     pmu = PMUS[implementation](vpmu.cpu("sapphirerapids"))
     results = benchmark(pmu.execute, ops)
@@ -61,10 +61,10 @@ def test_batch(benchmark, report_rate, implementation, mixed):
 
 @pytest.mark.benchmark(group="batch")
 def test_copy_of_the_batch(benchmark, report_rate):
-    ops = batch(False, 100_000)
+    ops = batch(False, 20_000)
     copied = benchmark(ops.copy)
     assert (copied == ops).all()
-    report_rate(100_000)
+    report_rate(20_000)
 
 
 @pytest.mark.benchmark(group="count")

@@ -235,7 +235,8 @@ class Result:
     @property
     def pmis(self) -> dict[str, int]:
         """PMIs: raised = delivered + coalesced + lost + pending, and skid_past_exit."""
-        return dict(self.raw["pmi"]) if self.raw else {}
+        keys = ("raised", "delivered", "coalesced", "lost", "pending", "skid_past_exit")
+        return {key: self.raw["pmi"][key] for key in keys} if self.raw else {}
 
     @property
     def cycles(self) -> dict[str, int]:

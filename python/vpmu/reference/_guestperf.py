@@ -80,7 +80,10 @@ class GuestPerf:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         model = machine.guest_model
-        self.events = [GuestEvent(e, max_period(model, e.counter), machine.plan.design != "emulated") for e in machine.plan.guest_events]
+        self.events = [
+            GuestEvent(e, max_period(model, e.counter), machine.plan.design != "emulated")
+            for e in machine.plan.guest_events
+        ]
         self.nmi_pending = False
         self.in_service = False
         #: Linux ``cpuc->enabled``; 0 inside a bracket.
