@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from vpmu._calibrate import ExitPlan, alias_table, calibrate, choose
 from vpmu._errors import ScenarioError
-from vpmu._workload import ExitSource, Workload, round_half_up, workload, workloads
+from vpmu._workload import ExitSource, Workload, round_half_up
+from vpmu._workload_file import workload, workloads
 
 HANDLING = {"fastpath": 300, "kernel": 600, "userspace": 23000, "hlt": 600}
 

@@ -22,13 +22,10 @@ from vpmu._workload import (
     ExitSource,
     decimal_text,
     exact,
-    parse_workload,
-    rates_names,
     round_half_up,
     table_workload,
-    workload,
-    workloads,
 )
+from vpmu._workload_file import parse_workload, rates_names, workload, workloads
 
 
 @dataclass(frozen=True)

@@ -8,69 +8,120 @@ True
 
 from __future__ import annotations
 
-from vpmu_core.pmu import OP_DTYPE, RESULT_DTYPE, Pmu
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from ._costs import CostModel, Figure
-from ._cpu import Constraint, CpuModel, Skid, cpu, cpus
-from ._designs import BareMetal, Dedicated, Design, Emulated, GuestPmu, Mediated, NoPmu, design, designs
-from ._errors import GeneralProtectionFault, RecordingError, ScenarioError, UnknownName, VpmuError
-from ._events import Event, parse_event
-from ._perf import WATCHDOG, HostEvent, PerfRecord, PerfStat
-from ._pmi import Pmi
-from ._recorded import Recorded, read_recording
-from ._result import Counter, Result
-from ._scenario import Scenario
-from ._sequences import Sequence, sequence, sequences
-from ._simulate import compare, simulate
-from ._version import VERSION as __version__
-from ._workload import EventRates, ExitSource, Workload, workload, workloads
+if TYPE_CHECKING:
+    from vpmu_core.pmu import OP_DTYPE as OP_DTYPE
+    from vpmu_core.pmu import RESULT_DTYPE as RESULT_DTYPE
+    from vpmu_core.pmu import Pmu as Pmu
 
-__all__ = [
-    "OP_DTYPE",
-    "RESULT_DTYPE",
-    "WATCHDOG",
-    "BareMetal",
-    "Constraint",
-    "CostModel",
-    "Counter",
-    "CpuModel",
-    "Dedicated",
-    "Design",
-    "Emulated",
-    "Event",
-    "EventRates",
-    "ExitSource",
-    "Figure",
-    "GeneralProtectionFault",
-    "GuestPmu",
-    "HostEvent",
-    "Mediated",
-    "NoPmu",
-    "PerfRecord",
-    "PerfStat",
-    "Pmi",
-    "Pmu",
-    "Recorded",
-    "RecordingError",
-    "Result",
-    "Scenario",
-    "ScenarioError",
-    "Sequence",
-    "Skid",
-    "UnknownName",
-    "VpmuError",
-    "Workload",
-    "__version__",
-    "compare",
-    "cpu",
-    "cpus",
-    "design",
-    "designs",
-    "parse_event",
-    "read_recording",
-    "sequence",
-    "sequences",
-    "simulate",
-    "workload",
-    "workloads",
-]
+    from ._costs import CostModel as CostModel
+    from ._costs import Figure as Figure
+    from ._cpu import Constraint as Constraint
+    from ._cpu import CpuModel as CpuModel
+    from ._cpu import Skid as Skid
+    from ._cpu import cpu as cpu
+    from ._cpu import cpus as cpus
+    from ._designs import BareMetal as BareMetal
+    from ._designs import Dedicated as Dedicated
+    from ._designs import Design as Design
+    from ._designs import Emulated as Emulated
+    from ._designs import GuestPmu as GuestPmu
+    from ._designs import Mediated as Mediated
+    from ._designs import NoPmu as NoPmu
+    from ._designs import design as design
+    from ._designs import designs as designs
+    from ._errors import GeneralProtectionFault as GeneralProtectionFault
+    from ._errors import RecordingError as RecordingError
+    from ._errors import ScenarioError as ScenarioError
+    from ._errors import UnknownName as UnknownName
+    from ._errors import VpmuError as VpmuError
+    from ._events import Event as Event
+    from ._events import parse_event as parse_event
+    from ._perf import WATCHDOG as WATCHDOG
+    from ._perf import HostEvent as HostEvent
+    from ._perf import PerfRecord as PerfRecord
+    from ._perf import PerfStat as PerfStat
+    from ._pmi import Pmi as Pmi
+    from ._recorded import Recorded as Recorded
+    from ._recorded import read_recording as read_recording
+    from ._result import Counter as Counter
+    from ._result import Result as Result
+    from ._scenario import Scenario as Scenario
+    from ._sequences import Sequence as Sequence
+    from ._sequences import sequence as sequence
+    from ._sequences import sequences as sequences
+    from ._simulate import compare as compare
+    from ._simulate import simulate as simulate
+    from ._version import VERSION as __version__  # noqa: F401
+    from ._workload import EventRates as EventRates
+    from ._workload import ExitSource as ExitSource
+    from ._workload import Workload as Workload
+    from ._workload_file import workload as workload
+    from ._workload_file import workloads as workloads
+
+# Where each public name lives; it is imported on first use, so that importing vpmu costs next to nothing.
+_HOME = {
+    "OP_DTYPE": "vpmu_core.pmu",
+    "Pmu": "vpmu_core.pmu",
+    "RESULT_DTYPE": "vpmu_core.pmu",
+    "CostModel": "vpmu._costs",
+    "Figure": "vpmu._costs",
+    "Constraint": "vpmu._cpu",
+    "CpuModel": "vpmu._cpu",
+    "Skid": "vpmu._cpu",
+    "cpu": "vpmu._cpu",
+    "cpus": "vpmu._cpu",
+    "BareMetal": "vpmu._designs",
+    "Dedicated": "vpmu._designs",
+    "Design": "vpmu._designs",
+    "Emulated": "vpmu._designs",
+    "GuestPmu": "vpmu._designs",
+    "Mediated": "vpmu._designs",
+    "NoPmu": "vpmu._designs",
+    "design": "vpmu._designs",
+    "designs": "vpmu._designs",
+    "GeneralProtectionFault": "vpmu._errors",
+    "RecordingError": "vpmu._errors",
+    "ScenarioError": "vpmu._errors",
+    "UnknownName": "vpmu._errors",
+    "VpmuError": "vpmu._errors",
+    "Event": "vpmu._events",
+    "parse_event": "vpmu._events",
+    "HostEvent": "vpmu._perf",
+    "PerfRecord": "vpmu._perf",
+    "PerfStat": "vpmu._perf",
+    "WATCHDOG": "vpmu._perf",
+    "Pmi": "vpmu._pmi",
+    "Recorded": "vpmu._recorded",
+    "read_recording": "vpmu._recorded",
+    "Counter": "vpmu._result",
+    "Result": "vpmu._result",
+    "Scenario": "vpmu._scenario",
+    "Sequence": "vpmu._sequences",
+    "sequence": "vpmu._sequences",
+    "sequences": "vpmu._sequences",
+    "compare": "vpmu._simulate",
+    "simulate": "vpmu._simulate",
+    "__version__": "vpmu._version",
+    "EventRates": "vpmu._workload",
+    "ExitSource": "vpmu._workload",
+    "Workload": "vpmu._workload",
+    "workload": "vpmu._workload_file",
+    "workloads": "vpmu._workload_file",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'vpmu' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), "VERSION" if name == "__version__" else name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -6,10 +6,10 @@ import functools
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any
 
 from ._costs import CostModel, Figure, figure
+from ._data import data_names, data_text
 from ._errors import ScenarioError, UnknownName
 
 FEATURES = frozenset({"pdcm", "ds", "dtes64", "rtm", "hle", "pt", "sgx", "tsx_force_abort"})
@@ -181,8 +181,7 @@ def _mask(counters: list[int]) -> int:
 
 def cpus() -> tuple[str, ...]:
     """Names of the CPU presets, sorted."""
-    folder = resources.files("vpmu") / "data" / "cpus"
-    return tuple(sorted(item.name[:-5] for item in folder.iterdir() if item.name.endswith(".toml")))
+    return data_names("cpus")
 
 
 @functools.cache
@@ -205,8 +204,7 @@ def cpu(name: str) -> CpuModel:
     """
     if name not in cpus():
         raise UnknownName("CPU", name, cpus())
-    text = (resources.files("vpmu") / "data" / "cpus" / f"{name}.toml").read_text(encoding="utf-8")
-    table = tomllib.loads(text)
+    table = tomllib.loads(data_text("cpus", f"{name}.toml"))
     pmu = table["pmu"]
     skid = table["skid"]
     return CpuModel(

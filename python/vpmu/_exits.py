@@ -7,10 +7,10 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
-from importlib import resources
 from typing import Any, Literal
 
 from ._costs import Quality
+from ._data import data_text
 from ._errors import ScenarioError, UnknownName
 
 Kind = Literal["fastpath", "kernel", "userspace"]
@@ -87,7 +87,7 @@ class _Row:
 
 @functools.cache
 def _table() -> tuple[Mapping[str, _Row], Mapping[str, str], ExitKind]:
-    text = (resources.files("vpmu") / "data" / "exits.toml").read_text(encoding="utf-8")
+    text = data_text("exits.toml")
     data: dict[str, Any] = tomllib.loads(text)
     sources: dict[str, str] = data["sources"]
 

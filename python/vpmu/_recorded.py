@@ -13,7 +13,8 @@ from ._cpu import CpuModel
 from ._errors import ScenarioError
 from ._exits import exit_kind
 from ._plan import KINDS, PlannedExit, Trace
-from ._workload import Exact, Workload, check_integer, exact, table_workload, workload
+from ._workload import Exact, Workload, check_integer, exact, table_workload
+from ._workload_file import workload
 from .recordings import TableRecording, TraceRecording, parse_recording
 
 

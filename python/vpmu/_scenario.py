@@ -17,7 +17,8 @@ from ._events import CODES, Event, allowed_counters, parse_event, place
 from ._perf import GuestPerf, HostEvent, PerfRecord, PerfStat, parse_guest_perf, parse_host_perf
 from ._plan import ACTIVITIES, EVENTS, KINDS, Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
 from ._recorded import Recorded, positive_seconds
-from ._workload import EventRates, Workload, check_integer, workload
+from ._workload import EventRates, Workload, check_integer
+from ._workload_file import workload
 
 _NO_STREAM = Stream(0, False, (), (), ())
 #: Longest run: within it no counting host event can wrap, at up to 16 occurrences per cycle.

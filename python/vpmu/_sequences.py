@@ -16,9 +16,9 @@ import functools
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
+from ._data import data_names, data_text
 from ._errors import ScenarioError, UnknownName
 
 #: Block operations of the compiled core, see ``switching.pxd``.
@@ -133,8 +133,7 @@ class Sequence:
 
 def sequences() -> tuple[str, ...]:
     """Names of the switch sequences, sorted."""
-    folder = resources.files("vpmu") / "data" / "sequences"
-    return tuple(sorted(item.name[:-5] for item in folder.iterdir() if item.name.endswith(".toml")))
+    return data_names("sequences")
 
 
 @functools.cache
@@ -142,5 +141,5 @@ def sequence(name: str) -> Sequence:
     """Look up a switch sequence by name; raises :class:`UnknownName`."""
     if name not in sequences():
         raise UnknownName("switch sequence", name, sequences())
-    table = tomllib.loads((resources.files("vpmu") / "data" / "sequences" / f"{name}.toml").read_text(encoding="utf-8"))
+    table = tomllib.loads(data_text("sequences", f"{name}.toml"))
     return Sequence(name, table["summary"], table["source"], tuple(table["load"]), tuple(table["put"]))

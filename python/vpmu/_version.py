@@ -1,5 +1,3 @@
-"""The version, read from the installed package's metadata."""
+"""The version; pyproject.toml takes it from here."""
 
-from importlib.metadata import version
-
-VERSION: str = version("vpmu")
+VERSION = "0.1.0"

@@ -27,7 +27,8 @@ from ._scenario import Scenario
 from ._sequences import sequence, sequences
 from ._simulate import ENGINES, compare, simulate
 from ._version import VERSION
-from ._workload import Workload, rates_names, workload, workloads
+from ._workload import Workload
+from ._workload_file import rates_names, workload, workloads
 
 DEFAULT_GUEST_PERF = "stat:instructions,cycles"
 
