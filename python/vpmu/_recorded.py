@@ -91,6 +91,8 @@ class Recorded:
         key = np.stack([recording.reason.astype(np.int64), recording.msr, recording.userspace.astype(np.int64)], axis=1)
         distinct, index = np.unique(key, axis=0, return_inverse=True)
         index = index.reshape(-1)
+        if len(distinct) > 1 << 16:
+            raise ScenarioError(f"{self.name}: {len(distinct)} kinds of exit are too many; cut the trace")
         planned, idle = [], np.zeros(len(gap), dtype=np.int64)
         handling = np.where(recording.handled, span, 0).astype(np.int64)
         for i, (reason, msr, userspace) in enumerate(distinct.tolist()):

@@ -23,6 +23,8 @@ from ._workload_file import workload
 _NO_STREAM = Stream(0, False, (), (), ())
 #: Longest run: within it no counting host event can wrap, at up to 16 occurrences per cycle.
 MAX_CYCLES = 1 << 43
+#: Most events of the host's own: as many as any CPU has counters.
+MAX_HOST_PERF = 12
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Scenario:
             _check_type("guest_perf", guest_perf, PerfStat, PerfRecord)
         for host_perf in self.host_perf:
             _check_type("host_perf", host_perf, HostEvent)
+        if len(self.host_perf) > MAX_HOST_PERF:
+            raise ScenarioError(f"{len(self.host_perf)} events of host_perf: at most {MAX_HOST_PERF} are simulated")
         for name in ("vm_first", "what_if"):
             if not isinstance(getattr(self, name), bool):
                 raise ScenarioError(f"{name} must be true or false, not {getattr(self, name)!r}")

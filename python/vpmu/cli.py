@@ -132,13 +132,16 @@ def _format(parser: argparse.ArgumentParser, csv: bool = True) -> None:
 # -- output -----------------------------------------------------------------------------------------------------------
 
 
-def _print(parts: Sequence[Any]) -> None:
+def _console() -> Any:
     try:
         from rich.console import Console
     except ImportError:
         raise VpmuError("tables need rich: pip install 'vpmu[cli]' (or use --format json)") from None
     # A pipe has no width: leave lines whole.
-    console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
+    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
+
+
+def _print(console: Any, parts: Sequence[Any]) -> None:
     with console.capture() as captured:  # rich ends the process itself if the reader of a pipe has gone
         for part in parts:
             console.print(part, soft_wrap=isinstance(part, str) and not sys.stdout.isatty())
@@ -262,7 +265,8 @@ def _compare(args: argparse.Namespace) -> int:
     elif args.format == "csv":
         sys.stdout.write(report.comparison_csv(results))
     else:
-        _print(report.comparison_table(results, _heading(scenario)))
+        console = _console()
+        _print(console, report.comparison_table(results, _heading(scenario), console.width))
     return 0
 
 
@@ -344,7 +348,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.format == "json":
         _print_json({**result.to_dict(), "ledger": result.ledger(), "provenance": dict(result.provenance)})
     else:
-        _print(report.run_table(result, _heading(scenario)))
+        console = _console()
+        _print(console, report.run_table(result, _heading(scenario), console.width))
     return 0
 
 
@@ -385,12 +390,10 @@ def _list(args: argparse.Namespace) -> int:
     if args.format == "json":
         _print_json([dict(zip(columns, row, strict=True)) for row in rows])
         return 0
-    from .report._table import _rich_table, thousands
-
-    table = _rich_table(*((name, "wrap" if name == "summary" else "left") for name in columns))
-    for row in rows:
-        table.add_row(*(thousands(cell) if isinstance(cell, (int, float)) else str(cell) for cell in row))
-    _print([table])
+    cells = [[report.thousands(cell) if isinstance(cell, (int, float)) else str(cell) for cell in row] for row in rows]
+    justified = [(name, "wrap" if name == "summary" else "left") for name in columns]
+    table = report.rich_table(justified, cells)
+    _print(_console(), [table])
     return 0
 
 

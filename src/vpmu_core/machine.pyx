@@ -7,6 +7,7 @@ from libc.string cimport memcpy, memset
 from vpmu_core._types cimport NEVER, int64_t, uint16_t, uint32_t, uint64_t
 from vpmu_core.guestperf cimport pmi_handler, read_out, set_up
 from vpmu_core.hostperf cimport read_host_events
+from vpmu_core.lazy cimport fast_forward, lazy_t, summary_t
 from vpmu_core.pmu cimport EVENTS, FIXED_SLOT, NO_EVENT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS, reset
 from vpmu_core.random cimport logarithm_table, sfc64_seed, stream_t
 from vpmu_core.registers cimport RegisterFile
@@ -49,12 +50,15 @@ cdef class Machine:
     ----------
     plan : vpmu._plan.Plan
         The scenario as integers.
+    engine : {"lazy", "stepwise"}
+        Whether exits that change nothing but clocks and tallies are executed or skipped; the result is the same.
     """
 
     cdef machine_t m
     cdef planned_exit_t *exits
     cdef uint64_t *exit_count
     cdef Py_ssize_t n_exits
+    cdef lazy_t lazy
     cdef object keep  # arrays that the machine points into
     cdef RegisterFile hardware_file
     cdef RegisterFile guest_file
@@ -62,14 +66,17 @@ cdef class Machine:
 
     def __cinit__(self):
         memset(&self.m, 0, sizeof(machine_t))
+        memset(&self.lazy, 0, sizeof(lazy_t))
         self.exits = NULL
         self.exit_count = NULL
 
     def __dealloc__(self):
         free(self.exits)
         free(self.exit_count)
+        free(self.lazy.summary)
+        free(self.lazy.copy)
 
-    def __init__(self, plan):
+    def __init__(self, plan, str engine="lazy"):
         cdef machine_t *m = &self.m
         cdef int i
         if self.exits != NULL:
@@ -92,6 +99,20 @@ cdef class Machine:
         with nogil:
             set_up(m)
         m.phase = PHASE_RUN
+        if engine == "lazy":
+            self._fill_lazy()
+        elif engine != "stepwise":
+            raise ValueError(f"engine {engine!r} must be 'lazy' or 'stepwise'")
+
+    def _fill_lazy(self):
+        self.lazy.summaries = <uint32_t>self.n_exits
+        self.lazy.summary = <summary_t *>calloc(self.n_exits + 1, sizeof(summary_t))
+        self.lazy.copy = <machine_t *>calloc(1, sizeof(machine_t))
+        if self.lazy.summary == NULL or self.lazy.copy == NULL:
+            raise MemoryError
+        self.lazy.next_pause = 1
+        self.m.lazy = &self.lazy
+        self.m.fast_forward = fast_forward
 
     def _fill_clocks(self, plan):
         cdef machine_t *m = &self.m

@@ -283,6 +283,8 @@ cdef struct machine_s:
     # design
     const design_t *design
     reaction_t guest_pmi_handler
+    reaction_t fast_forward  # of the lazy engine; NULL: stepwise
+    void *lazy  # lazy_t of lazy.pxd
     uint32_t traps  # access_kind bits
     bint every_exit
     bint reuse

@@ -535,6 +535,8 @@ cdef void run(machine_t *m) noexcept nogil:
     cdef planned_exit_t *e
     m.yielded = False
     while True:
+        if m.fast_forward != NULL:
+            m.fast_forward(m)
         m.left = run_guest(m, WORK, m.left, 0)
         if m.ended or m.stopped or m.yielded:
             return

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from ._csv import comparison_csv
 from ._json import comparison_dict, scenario_dict
-from ._table import comparison_table, run_table
+from ._table import comparison_table, rich_table, run_table, thousands
 
-__all__ = ["comparison_csv", "comparison_dict", "comparison_table", "run_table", "scenario_dict"]
+__all__ = [
+    "comparison_csv",
+    "comparison_dict",
+    "comparison_table",
+    "rich_table",
+    "run_table",
+    "scenario_dict",
+    "thousands",
+]

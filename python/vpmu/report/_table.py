@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .._errors import VpmuError
@@ -15,20 +15,45 @@ if TYPE_CHECKING:
 DASH = "–"  # noqa: RUF001  # an en dash is what typesetters use for "none"
 
 
-def _rich_table(*columns: tuple[str, str], title: str = "") -> Table:
+#: From this many columns on, the tables show the class of a design and why a count is off.
+WIDE = 100
+
+
+def rich_table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], title: str = "") -> Table:
+    """Make a table whose columns are justified "left" or "right" and never cut, or "wrap".
+
+    Raises
+    ------
+    VpmuError
+        If rich is not installed, with the line that mends it.
+    """
     try:
         from rich import box
         from rich.table import Table
     except ImportError:
         raise VpmuError("tables need rich: pip install 'vpmu[cli]' (or use --format json)") from None
-    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
-    for name, justify in columns:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1),
+        collapse_padding=True,
+    )
+    for index, (name, justify) in enumerate(columns):
+        # rich cuts what does not fit unless it is told how wide the longest cell is.
+        longest = max(len(text) for text in (name, *(row[index] for row in rows)))
         table.add_column(
             name,
             justify="right" if justify == "right" else "left",
             no_wrap=justify != "wrap",
             overflow="fold",
+            min_width=min(longest, 12) if justify == "wrap" else longest,
         )
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -74,7 +99,7 @@ def _why(counter: Counter) -> str:
     causes = [f"lost {thousands(n)} ({cause})" for cause, n in counter.losses.items()]
     causes += [f"gained {thousands(n)} ({cause})" for cause, n in counter.gains.items()]
     flags = [flag for flag in counter.flags if flag not in ("lost", "overcounted")]
-    return ", ".join([*flags, *causes]) + (f": {counter.reason}" if counter.reason else "")
+    return ", ".join([*flags, *causes])
 
 
 def _error(counter: Counter) -> str:
@@ -83,8 +108,8 @@ def _error(counter: Counter) -> str:
     return "0" if counter.error == 0 else percent(counter.error)
 
 
-def _costs(results: Mapping[str, Result]) -> Table:
-    table = _rich_table(
+def _costs(results: Mapping[str, Result], wide: bool) -> Table:
+    columns = [
         ("Design", "left"),
         ("Class", "left"),
         ("Overhead", "right"),
@@ -94,50 +119,55 @@ def _costs(results: Mapping[str, Result]) -> Table:
         ("Switches/s", "right"),
         ("MSR ops/s", "right"),
         ("PMIs", "right"),
-        title="Cost",
-    )
+    ]
+    rows = []
     for name, result in results.items():
         ops = result.msr_ops_per_second
-        table.add_row(
-            name,
-            result.scenario.design.class_ or DASH,
-            overhead_text(result.overhead, result.assumed_share),
-            overhead_text(result.overhead_of_profiling, result.assumed_share),
-            _share(result.assumed_share) if result.raw else DASH,
-            thousands(result.exits_per_second),
-            thousands(result.pmu_switches_per_second),
-            thousands(sum(ops.values())) if ops is not None else DASH,
-            thousands(result.pmis["delivered"]) if result.raw else DASH,
+        rows.append(
+            [
+                name,
+                result.scenario.design.class_ or DASH,
+                overhead_text(result.overhead, result.assumed_share),
+                overhead_text(result.overhead_of_profiling, result.assumed_share),
+                _share(result.assumed_share) if result.raw else DASH,
+                thousands(result.exits_per_second),
+                thousands(result.pmu_switches_per_second),
+                thousands(sum(ops.values())) if ops is not None else DASH,
+                thousands(result.pmis["delivered"]) if result.raw else DASH,
+            ]
         )
-    return table
+    if not wide:
+        columns.pop(1)
+        for row in rows:
+            row.pop(1)
+    return rich_table(columns, rows, "Cost")
 
 
-def _counts(results: Mapping[str, Result]) -> Table | None:
-    table = _rich_table(
+def _counts(results: Mapping[str, Result], wide: bool) -> Table | None:
+    columns = [
         ("Design", "left"),
         ("Side", "left"),
-        ("Event", "left"),
+        ("Event", "wrap"),
         ("Reads", "right"),
         ("Should read", "right"),
         ("Error", "right"),
         ("Why", "wrap"),
-        title="Counts",
-    )
+    ]
+    rows = []
     for name, result in results.items():
         shown = name
         for side, counters in (("guest", result.counters), ("host", result.host_events)):
-            for counter in counters:
-                table.add_row(
-                    shown,
-                    side,
-                    counter.event,
-                    thousands(counter.value),
-                    thousands(counter.ideal),
-                    _error(counter),
-                    _why(counter),
-                )
+            for c in counters:
+                rows.append([shown, side, c.event, thousands(c.value), thousands(c.ideal), _error(c), _why(c)])
                 shown = ""
-    return table if table.row_count else None
+    # On a narrow terminal the reasons stand below the table; without host events there is one side.
+    omitted = [] if wide else [6]
+    omitted += [] if any(row[1] == "host" for row in rows) else [1]
+    for index in omitted:
+        columns.pop(index)
+        for row in rows:
+            row.pop(index)
+    return rich_table(columns, rows, "Counts") if rows else None
 
 
 def _legend(results: Mapping[str, Result]) -> list[str]:
@@ -152,58 +182,79 @@ def _legend(results: Mapping[str, Result]) -> list[str]:
     return lines
 
 
-def _remarks(results: Mapping[str, Result]) -> Iterable[str]:
+def _remarks(results: Mapping[str, Result], wide: bool) -> Iterable[str]:
     for name, result in results.items():
         if result.reason:
             yield f"{name}: {result.reason}"
         for note in result.notes:
             yield f"{name}: {note}"
+        for side, counters in (("guest", result.counters), ("host", result.host_events)):
+            for counter in counters:
+                parts = [] if wide or "exact" in counter.flags else [_why(counter)]
+                parts += [counter.reason] if counter.reason else []
+                if parts:
+                    yield f"{name}: {side} {counter.event}: {': '.join(parts)}"
         for violation in result.violations:
             yield f"{name}: VIOLATION: {violation}"
 
 
-def comparison_table(results: Mapping[str, Result], heading: str) -> list[RenderableType]:
-    """What ``vpmu compare`` prints for people: costs, counts, remarks, legend."""
-    parts: list[RenderableType] = [heading, _costs(results)]
-    counts = _counts(results)
+def comparison_table(results: Mapping[str, Result], heading: str, width: int) -> list[RenderableType]:
+    """What ``vpmu compare`` prints for people on so many columns: costs, counts, remarks, legend."""
+    wide = width >= WIDE
+    parts: list[RenderableType] = [heading, "", _costs(results, wide)]
+    counts = _counts(results, wide)
     if counts is not None:
-        parts.append(counts)
-    parts += [*_remarks(results)]
-    parts += ["", *_legend(results)]
-    return parts
+        parts += ["", counts]
+    remarks = list(dict.fromkeys(_remarks(results, wide)))
+    if remarks:
+        parts += ["", *remarks]
+    return [*parts, "", *_legend(results)]
 
 
-def run_table(result: Result, heading: str) -> list[RenderableType]:
+def run_table(result: Result, heading: str, width: int) -> list[RenderableType]:
     """What ``vpmu run`` prints for people: the comparison's row, then where cycles, exits and accesses went."""
     name = str(result.scenario.design)
-    parts = comparison_table({name: result}, heading)
+    parts = comparison_table({name: result}, heading, width)
     if not result.raw:
         return parts
-    cycles = _rich_table(("Activity", "left"), ("Cycles", "right"), ("Share", "right"), title="Time")
-    for activity, n in result.cycles.items():
-        if n:
-            cycles.add_row(activity, thousands(n), percent(n / result.raw["w"]))
-    costs = _rich_table(("Spent on", "left"), ("Cycles", "right"), ("Quality", "left"), title="Cycles by cost")
+    cycles = rich_table(
+        [("Activity", "left"), ("Cycles", "right"), ("Share", "right")],
+        [[activity, thousands(n), percent(n / result.raw["w"])] for activity, n in result.cycles.items() if n],
+        "Time",
+    )
     model = result.scenario.cost_model()
-    for cost, n in sorted(result.raw["spent"].items(), key=lambda item: -item[1]):
-        if n:
-            quality = model[cost].quality if cost in model else "recorded" if cost == "handling" else DASH
-            costs.add_row(cost, thousands(n), quality)
-    exits = _rich_table(("Exit", "left"), ("Count", "right"), ("Of them by the PMU", "right"), title="Exits")
-    for reason, n in sorted(result.exits.items(), key=lambda item: -item[1]):
-        exits.add_row(reason, thousands(n), thousands(result.raw["pmu_exits"].get(reason, 0)))
-    operations = _rich_table(
-        ("Accesses", "left"), ("By", "left"), ("RDMSR", "right"), ("RDPMC", "right"), ("Counter", "right"),
-        ("Selector", "right"), ("Global", "right"), ("LVTPC", "right"), title="PMU accesses (WRMSR by register class)",
-    )  # fmt: skip
+    costs = rich_table(
+        [("Spent on", "left"), ("Cycles", "right"), ("Quality", "left")],
+        [
+            [cost, thousands(n), model[cost].quality if cost in model else "recorded" if cost == "handling" else DASH]
+            for cost, n in sorted(result.raw["spent"].items(), key=lambda item: -item[1])
+            if n
+        ],
+        "Cycles by cost",
+    )
+    exits = rich_table(
+        [("Exit", "left"), ("Count", "right"), ("Of them by the PMU", "right")],
+        [
+            [reason, thousands(n), thousands(result.raw["pmu_exits"].get(reason, 0))]
+            for reason, n in sorted(result.exits.items(), key=lambda item: -item[1])
+        ],
+        "Exits",
+    )
     classes = ("rdmsr", "rdpmc", "wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
+    accesses = []
     for phase in ("setup", "run", "readout"):
-        rows = [*result.raw["ops"][phase].items(), ("guest, trapped", result.raw["guest_accesses"][phase]["trapped"])]
-        for origin, counts in rows:
+        trapped = result.raw["guest_accesses"][phase]["trapped"]
+        for origin, counts in [*result.raw["ops"][phase].items(), ("guest, trapped", trapped)]:
             if any(counts.values()):
-                operations.add_row(phase, origin, *(thousands(counts[c]) for c in classes))
+                accesses.append([phase, origin, *(thousands(counts[c]) for c in classes)])
+    headings = ("RDMSR", "RDPMC", "Counter", "Selector", "Global", "LVTPC")
+    operations = rich_table(
+        [("Accesses", "left"), ("By", "left"), *((heading, "right") for heading in headings)],
+        accesses,
+        "PMU accesses (WRMSR by register class)",
+    )
     pmi = ", ".join(f"{key.replace('_', ' ')} {thousands(n)}" for key, n in result.pmis.items())
     causes = {c for counter in result.counters + result.host_events for c in (*counter.losses, *counter.gains)}
-    return [*parts, "", cycles, costs, exits, operations, f"PMIs: {pmi}"] + [
-        f"{cause}: {CAUSES[cause]}" for cause in sorted(causes)
-    ]
+    for table in (cycles, costs, exits, operations):
+        parts += ["", table]
+    return [*parts, "", f"PMIs: {pmi}", *(f"{cause}: {CAUSES[cause]}" for cause in sorted(causes))]

@@ -1,0 +1,48 @@
+# The lazy engine: jumps over exits that change nothing but clocks and tallies.
+from vpmu_core._types cimport uint32_t, uint64_t
+from vpmu_core.pmu cimport SLOTS
+from vpmu_core.timeline cimport ACTIVITIES, OP_CLASSES, ORIGINS, SPENT, machine_t
+
+cdef struct summary_t:  # what one exit of a kind does, found by running it once on a copy
+    uint64_t generation  # of the state that it holds for; 0: none yet
+    uint64_t skipped  # exits of the running jump
+    uint64_t clock[ACTIVITIES]  # cycles, handling and idle apart
+    uint64_t wall  # their sum
+    uint64_t ops[ORIGINS][OP_CLASSES]
+    uint64_t spent[SPENT]
+    uint64_t switches
+    uint64_t refused
+    uint32_t counted  # hardware slots that the emulated instruction advances
+    uint32_t counted_ideally
+    int handling_activity  # who pays for handling: hypervisor or blind
+    bint skippable
+    bint may_idle  # blocking changes nothing either
+
+cdef struct state_key_t:  # what a summary depends on; counters only as far as they are zero
+    uint64_t selector[SLOTS]
+    uint64_t guest_selector[SLOTS]
+    uint64_t fixed_ctr_ctrl
+    uint64_t guest_fixed_ctr_ctrl
+    uint64_t global_ctrl
+    uint64_t guest_global_ctrl
+    uint64_t global_status
+    uint64_t guest_global_status
+    uint64_t lvtpc
+    uint64_t guest_lvtpc
+    uint32_t nonzero
+    uint32_t ideal_local[2]
+    uint32_t counting_instructions
+    int host_events
+    bint ledger_stale
+    bint blind
+
+cdef struct lazy_t:
+    summary_t *summary  # one for each planned exit
+    uint32_t summaries
+    machine_t *copy
+    state_key_t key
+    uint64_t generation
+    uint32_t pause  # exits to let pass before the next attempt
+    uint32_t next_pause
+
+cdef void fast_forward(machine_t *m) noexcept nogil

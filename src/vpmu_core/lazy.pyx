@@ -1,0 +1,281 @@
+# cython: freethreading_compatible=True
+"""Jumping over uneventful exits (semantics: between changes of state a counter need not be touched).
+
+An exit is skipped only in workload code with no PMI in flight, pending or in service, and only if running its kind once on a
+copy of the machine changed nothing but clocks, tallies and counters of emulated instructions. Horizons may be early, never
+late; the exit that meets one runs on the common code. A design needs nothing for this.
+"""
+from libc.string cimport memcmp, memcpy, memset
+
+from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t, uint128_t
+from vpmu_core.activity cimport between, occurrences
+from vpmu_core.pmu cimport SLOTS, enabled, pmu_t, width_mask
+from vpmu_core.timeline cimport (
+    ACTIVITIES, BLIND, COST_HANDLING_KERNEL, EFFECT_NONE, GUEST_KERNEL, GUEST_USER, HOST_TASK, HYPERVISOR, IDLE, MAX_GUEST_EVENTS,
+    MAX_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASE_RUN, SPENT, SPENT_HANDLING, SPENT_IDLE, USERSPACE, draw_work, guest_event_t,
+    host_event_t, machine_t, planned_exit_t, pmi_tally_t, refresh_rates, running_clock, vcpu_counter_t, vm_exit,
+)
+
+cdef uint64_t MOST_AT_ONCE = 1 << 19  # exits of one jump: a few milliseconds
+cdef uint64_t MOST_EMULATED = 1 << 16  # emulated instructions of one jump, kept free below a counter's wrap
+cdef uint32_t LONGEST_PAUSE = 64
+
+
+cdef inline bint _uneventful(const machine_t *m) noexcept nogil:
+    return (
+        m.in_guest and m.phase == PHASE_RUN and m.pmi_arrival == NEVER and not m.vector_pending and not m.pmi_requested
+        and not m.nmi_pending and not m.nmi_in_service and not m.has_host and not m.reprogram and not m.stopped
+    )
+
+
+cdef void _read_key(const machine_t *m, state_key_t *key) noexcept nogil:
+    cdef int slot
+    memset(key, 0, sizeof(state_key_t))
+    memcpy(key.selector, m.hardware.selector, sizeof(key.selector))
+    memcpy(key.guest_selector, m.guest.selector, sizeof(key.guest_selector))
+    key.fixed_ctr_ctrl = m.hardware.fixed_ctr_ctrl
+    key.guest_fixed_ctr_ctrl = m.guest.fixed_ctr_ctrl
+    key.global_ctrl = m.hardware.global_ctrl
+    key.guest_global_ctrl = m.guest.global_ctrl
+    key.global_status = m.hardware.global_status
+    key.guest_global_status = m.guest.global_status
+    key.lvtpc = m.hardware.lvtpc
+    key.guest_lvtpc = m.guest.lvtpc
+    key.ideal_local[0] = enabled(&m.ideal, False)
+    key.ideal_local[1] = enabled(&m.ideal, True)
+    key.counting_instructions = m.counting_instructions
+    key.host_events = m.host_events
+    key.ledger_stale = m.ledger_stale
+    key.blind = m.blind
+    for slot in range(SLOTS):
+        key.nonzero |= <uint32_t>(m.hardware.counter[slot] != 0) << slot
+
+
+cdef inline bint _same_registers(const pmu_t *a, const pmu_t *b) noexcept nogil:
+    # All but the counters, which come first.
+    return memcmp(a.selector, b.selector, sizeof(pmu_t) - sizeof(a.counter)) == 0
+
+
+cdef bint _advanced(const pmu_t *before, const pmu_t *after, uint32_t *slots) noexcept nogil:
+    """Whether every counter stayed or went up by one, and which did."""
+    cdef int slot
+    cdef uint64_t difference
+    slots[0] = 0
+    for slot in range(SLOTS):
+        difference = after.counter[slot] - before.counter[slot]
+        if difference > 1:
+            return False
+        slots[0] |= <uint32_t>difference << slot
+    return True
+
+
+cdef bint _only_time_passed(const machine_t *m, const machine_t *after) noexcept nogil:
+    """Nothing that a later reaction could see has changed, counters apart."""
+    return (
+        _same_registers(&m.hardware, &after.hardware) and _same_registers(&m.guest, &after.guest)
+        and _same_registers(&m.ideal, &after.ideal) and after.in_guest and m.blind == after.blind
+        and after.pmi_arrival == NEVER and not after.vector_pending and not after.pmi_requested and not after.nmi_pending
+        and not after.reprogram and not after.stopped and m.ledger_stale == after.ledger_stale
+        and m.counting_instructions == after.counting_instructions and m.host_events == after.host_events
+        and m.host_placed == after.host_placed and m.host_fixed_ctr_ctrl == after.host_fixed_ctr_ctrl
+        and m.blocked == after.blocked and m.displaced == after.displaced
+        and m.reprograms == after.reprograms and m.creates == after.creates
+        and memcmp(m.vcpu, after.vcpu, SLOTS * sizeof(vcpu_counter_t)) == 0
+        and memcmp(m.guest_event, after.guest_event, MAX_GUEST_EVENTS * sizeof(guest_event_t)) == 0
+        and memcmp(m.host_event, after.host_event, MAX_HOST_EVENTS * sizeof(host_event_t)) == 0
+        and memcmp(&m.pmi, &after.pmi, sizeof(pmi_tally_t)) == 0
+    )
+
+
+cdef void _exit_on_copy(const machine_t *m, machine_t *copy, const planned_exit_t *e, uint64_t handling, uint64_t idle) noexcept nogil:
+    memcpy(copy, m, sizeof(machine_t))
+    copy.next_wall = NEVER
+    vm_exit(copy, e.kind, e.cpl, e.emulates, handling, idle, EFFECT_NONE, NULL)
+
+
+cdef void _summarise(machine_t *m, uint32_t kind) noexcept nogil:
+    """Run an exit of this kind once on a copy and note what it does."""
+    cdef summary_t *s = &(<lazy_t *>m.lazy).summary[kind]
+    cdef machine_t *copy = (<lazy_t *>m.lazy).copy
+    cdef const planned_exit_t *e = &m.exits[kind]
+    cdef uint32_t again
+    cdef int i, j
+    s.generation = (<lazy_t *>m.lazy).generation
+    _exit_on_copy(m, copy, e, 0, 0)
+    s.skippable = (
+        _only_time_passed(m, copy) and _advanced(&m.hardware, &copy.hardware, &s.counted)
+        and _advanced(&m.ideal, &copy.ideal, &s.counted_ideally)
+    )
+    if not s.skippable:
+        return
+    for i in range(ACTIVITIES):
+        s.clock[i] = copy.clock[i] - m.clock[i]
+    s.wall = copy.wall - m.wall
+    for i in range(ORIGINS):
+        for j in range(OP_CLASSES):
+            s.ops[i][j] = copy.ops[PHASE_RUN][i][j] - m.ops[PHASE_RUN][i][j]
+    for i in range(SPENT):
+        s.spent[i] = copy.spent[i] - m.spent[i]
+    s.switches = copy.switches - m.switches
+    s.refused = copy.refused - m.refused
+    # One cycle of handling shows whose clock pays for it, one of idling whether blocking does anything.
+    _exit_on_copy(m, copy, e, 1, 0)
+    s.handling_activity = BLIND if copy.clock[BLIND] - m.clock[BLIND] > s.clock[BLIND] else HYPERVISOR
+    _exit_on_copy(m, copy, e, 0, 1)
+    s.may_idle = (
+        _only_time_passed(m, copy) and _advanced(&m.hardware, &copy.hardware, &again) and again == s.counted
+        and copy.wall - m.wall == s.wall + 1
+    )
+
+
+cdef uint64_t _horizon(const machine_t *m, uint32_t emulated) noexcept nogil:
+    """Cycles of workload within which no counter wraps or ceases to be zero, whatever MOST_EMULATED instructions add."""
+    cdef uint32_t user_on = enabled(&m.hardware, True), kernel_on = enabled(&m.hardware, False), left = user_on | kernel_on
+    cdef uint64_t horizon = NEVER, rate, need
+    cdef int slot
+    while left:
+        slot = lowest_bit(left)
+        left &= left - 1
+        rate = m.hardware_rate[GUEST_USER][slot] if user_on >> slot & 1 else 0
+        if kernel_on >> slot & 1:
+            rate = max(rate, m.hardware_rate[GUEST_KERNEL][slot])
+        if rate == 0 and not emulated >> slot & 1:
+            continue
+        if m.hardware.counter[slot] == 0:
+            return 0
+        need = width_mask(&m.hardware, slot) - m.hardware.counter[slot]
+        if need <= MOST_EMULATED + 4:
+            return 0
+        if rate:
+            # Two activities round down twice, at their start and end: at most two occurrences more than the mean.
+            horizon = min(horizon, <uint64_t>((<uint128_t>(need - MOST_EMULATED - 4) << 32) // rate))
+    return horizon
+
+
+cdef void _advance_counters(machine_t *m, uint64_t user, uint64_t kernel) noexcept nogil:
+    """Hardware counters to the new guest clocks, in closed form."""
+    cdef uint32_t user_on = enabled(&m.hardware, True), kernel_on = enabled(&m.hardware, False), left = user_on | kernel_on
+    cdef uint64_t n
+    cdef int slot
+    while left:
+        slot = lowest_bit(left)
+        left &= left - 1
+        n = 0
+        if user_on >> slot & 1:
+            n = between(m.hardware_rate[GUEST_USER][slot], m.clock[GUEST_USER], user)
+        if kernel_on >> slot & 1:
+            n += between(m.hardware_rate[GUEST_KERNEL][slot], m.clock[GUEST_KERNEL], kernel)
+        m.hardware.counter[slot] += n
+
+
+cdef void _add_emulated(pmu_t *pmu, uint32_t slots, uint64_t n) noexcept nogil:
+    cdef int slot
+    while slots:
+        slot = lowest_bit(slots)
+        slots &= slots - 1
+        pmu.counter[slot] = (pmu.counter[slot] + n) & width_mask(pmu, slot)
+
+
+cdef void _add_summary(machine_t *m, summary_t *s) noexcept nogil:
+    """Let the skipped exits of a kind have happened, their handling and idle times apart."""
+    cdef uint64_t n = s.skipped
+    cdef int i, j
+    s.skipped = 0
+    for i in range(ACTIVITIES):
+        m.clock[i] += n * s.clock[i]
+    for i in range(ORIGINS):
+        for j in range(OP_CLASSES):
+            m.ops[PHASE_RUN][i][j] += n * s.ops[i][j]
+    for i in range(SPENT):
+        m.spent[i] += n * s.spent[i]
+    m.switches += n * s.switches
+    m.refused += n * s.refused
+    _add_emulated(&m.hardware, s.counted, n)
+    _add_emulated(&m.ideal, s.counted_ideally, n)
+
+
+cdef uint64_t _skip(machine_t *m) noexcept nogil:
+    """Skip exits up to a horizon; return how many."""
+    cdef lazy_t *lazy = <lazy_t *>m.lazy
+    cdef uint64_t horizon, skipped = 0, work = m.work, wall = m.wall, idle = m.clock[IDLE], left, handling, blocked, kernel, after
+    cdef uint64_t by_hypervisor = 0, by_blind = 0, by_task = 0, user
+    cdef uint64_t kernel_most = m.cost[COST_HANDLING_KERNEL]
+    cdef summary_t *s
+    cdef uint32_t kind, i
+    refresh_rates(m)
+    horizon = _horizon(m, m.counting_instructions | m.ideal_instructions)
+    if horizon == 0:
+        return 0
+    horizon = work + min(horizon, NEVER - work)
+    while skipped < MOST_EMULATED:
+        left = m.left
+        kind = m.next_kind
+        if left >= NEVER or work + left >= horizon:
+            break
+        s = &lazy.summary[kind]
+        if s.generation != lazy.generation:
+            _summarise(m, kind)
+        handling = m.next_handling
+        blocked = m.next_idle
+        after = wall + left + s.wall + handling + blocked
+        if not s.skippable or (blocked and not s.may_idle) or after >= m.end or after - idle - blocked >= m.next_wall:
+            break
+        work += left
+        wall = after
+        idle += blocked
+        kernel = handling
+        if m.exits[kind].kind == USERSPACE and kernel > kernel_most:
+            kernel = kernel_most
+        by_task += handling - kernel
+        if s.handling_activity == BLIND:
+            by_blind += kernel
+        else:
+            by_hypervisor += kernel
+        s.skipped += 1
+        m.exit_count[kind] += 1
+        skipped += 1
+        draw_work(m)
+    if skipped == 0:
+        return 0
+    user = occurrences(m.user_share, work)
+    _advance_counters(m, user, work - user)
+    m.clock[GUEST_USER] = user
+    m.clock[GUEST_KERNEL] = work - user
+    m.spent[SPENT_HANDLING] += by_hypervisor + by_blind + by_task
+    m.spent[SPENT_IDLE] += idle - m.clock[IDLE]
+    m.clock[HYPERVISOR] += by_hypervisor
+    m.clock[BLIND] += by_blind
+    m.clock[HOST_TASK] += by_task
+    m.clock[IDLE] = idle
+    m.work = work
+    m.wall = wall
+    for i in range(lazy.summaries):
+        if lazy.summary[i].skipped:
+            _add_summary(m, &lazy.summary[i])
+    return skipped
+
+
+cdef void fast_forward(machine_t *m) noexcept nogil:
+    """Skip what can be skipped; the common code goes on from exactly the state that it would have reached."""
+    cdef lazy_t *lazy = <lazy_t *>m.lazy
+    cdef state_key_t key
+    cdef uint64_t skipped, total = 0
+    if lazy.pause:
+        lazy.pause -= 1
+        return
+    while total < MOST_AT_ONCE and _uneventful(m):
+        _read_key(m, &key)
+        if memcmp(&key, &lazy.key, sizeof(state_key_t)) != 0:
+            lazy.key = key
+            lazy.generation += 1
+        skipped = _skip(m)
+        if skipped == 0:
+            break
+        total += skipped
+    m.budget -= <long long>(total >> 3)
+    if total > 16:
+        lazy.next_pause = 1
+    else:
+        # Little to skip here: let some exits pass before trying again.
+        lazy.pause = lazy.next_pause
+        lazy.next_pause = min(2 * lazy.next_pause, LONGEST_PAUSE)
