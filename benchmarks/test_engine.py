@@ -1,4 +1,4 @@
-"""VM-exits per second of the stepwise engine, a full switch of 8 GP + 3 fixed live counters at every exit."""
+"""VM-exits per second of the engines, a full switch of 8 GP + 3 fixed live counters at every exit."""
 
 import time
 
@@ -9,8 +9,8 @@ from vpmu.reference import machine as slow
 from vpmu_core.machine import Machine
 
 
-def run(planned):
-    machine = Machine(planned)
+def run(planned, engine="stepwise"):
+    machine = Machine(planned, engine)
     while not machine.advance():
         pass
     return machine.result()
@@ -25,6 +25,14 @@ def test_stepwise(benchmark, report_rate, switching_plan, live):
     assert result["switches"] >= exits > 60_000
     assert all(row["value"] == row["ideal"] for row in result["counters"])
     report_rate(exits)
+
+
+@pytest.mark.benchmark(group="full-switch")
+def test_lazy(benchmark, report_rate, switching_plan):
+    planned = switching_plan("5")
+    result = benchmark(run, planned, "lazy")
+    assert result == run(planned)
+    report_rate(sum(result["exits"]))
 
 
 @pytest.mark.benchmark(group="full-switch")

@@ -29,8 +29,8 @@ DESIGNS = (
 ALL_EVENTS = "instructions,cycles,ref-cycles,branches,branch-misses,cache-references,cache-misses"
 
 
-def fast(planned: Plan) -> dict:
-    machine = Machine(planned)
+def fast(planned: Plan, engine: str = "stepwise") -> dict:
+    machine = Machine(planned, engine)
     while not machine.advance():
         pass
     result = machine.result()
@@ -74,7 +74,7 @@ def test_compiled_and_slow_machine_agree(design, cpu, guest_perf, host_perf):
         )
         planned = plan(scenario)
         result = fast(planned)
-        assert result == slow.run(planned)
+        assert result == slow.run(planned) == fast(planned, "lazy")
         check_identities(result)
 
 
@@ -153,6 +153,25 @@ def test_compiled_and_slow_machine_agree_on_random_plans(planned):
     check_identities(result)
 
 
+@given(plans(), st.sampled_from([1, 5, 40]))
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+def test_lazy_and_stepwise_agree_on_random_plans(planned, longer):
+    """Every field of the result, over every design: skipping must not show."""
+    planned = dataclasses.replace(planned, end=planned.end * longer if planned.end > 1 else 1)
+    assert fast(planned, "lazy") == fast(planned)
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize(
+    "workload", ["fio-4k-read", "sysbench-cpu", "pause-storm", "windows-legacy-io", "idle-nohz-off"]
+)
+def test_lazy_and_stepwise_agree_on_workloads(design, workload):
+    for guest_perf in ((), ("stat:cycles,branches",), ("record:instructions,cycles:period=1000003",)):
+        scenario = vpmu.Scenario(design=design, workload=workload, guest_perf=guest_perf, seconds="0.05")
+        planned = plan(scenario)
+        assert fast(planned, "lazy") == fast(planned)
+
+
 def test_overflow_instants_by_counting_cycle_by_cycle():
     """Semantics, rule 22: jumping to an overflow and looking at every cycle find the same instants."""
     scenario = vpmu.Scenario(
@@ -191,7 +210,8 @@ def test_gaps_are_exponential():
 
 
 @pytest.mark.parametrize("design", DESIGNS)
-def test_a_shorter_run_is_a_prefix(design):
+@pytest.mark.parametrize("engine", ["lazy", "stepwise"])
+def test_a_shorter_run_is_a_prefix(design, engine):
     scenario = vpmu.Scenario(
         design=design,
         workload="windows-legacy-io",
@@ -200,7 +220,7 @@ def test_a_shorter_run_is_a_prefix(design):
         seconds="0.004",
     )
     whole = plan(scenario)
-    machine = Machine(dataclasses.replace(whole, end=whole.end // 7))
+    machine = Machine(dataclasses.replace(whole, end=whole.end // 7), engine)
     while not machine.advance():
         pass
     first = machine.result()
@@ -229,6 +249,11 @@ def test_same_seed_same_integers_other_seed_others():
     other = vpmu.simulate(dataclasses.replace(scenario, seed=2))
     with pytest.raises(AssertionError, match="clocks"):
         testing.assert_same_counts(vpmu.simulate(scenario), other)
+
+
+def test_unknown_engine():
+    with pytest.raises(ValueError, match="lazy"):
+        Machine(plan(vpmu.Scenario(seconds="0.001")), "eager")
 
 
 def test_machine_is_initialised_once():

@@ -410,7 +410,7 @@ def test_engines_agree() -> None:
 def test_progress_goes_from_nothing_to_the_end() -> None:
     seen: list[tuple[str, int, int]] = []
     vpmu.compare(
-        vpmu.Scenario(workload="fio-4k-read", seconds=1.5), ["mediated"], progress=lambda *step: seen.append(step)
+        vpmu.Scenario(workload="fio-4k-read", seconds=30), ["mediated"], progress=lambda *step: seen.append(step)
     )
     assert {name for name, _, _ in seen} <= {"none", "mediated"}
     steps = [at for name, at, _ in seen if name == "mediated"]
@@ -453,3 +453,26 @@ def test_every_public_name_is_there() -> None:
     code = "from vpmu import *; print(simulate(Scenario(seconds=0.001)).counters[0].event, __version__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == (f"instructions {vpmu.__version__}\n", "")
+
+
+@pytest.mark.parametrize("design", ["bare-metal", *GUEST])
+def test_modifiers_count_one_privilege_level(design: str) -> None:
+    scenario = vpmu.Scenario(design=design, seconds=0.002, guest_perf=["stat:cycles:u,cycles:k,cycles"])
+    result = vpmu.simulate(scenario)
+    user, kernel, both = result.counters
+    # Perf itself runs in the guest's kernel, so user code is counted from its first to its last cycle.
+    assert user.ideal == result.cycles["guest_user"] > 0
+    assert kernel.ideal >= result.cycles["guest_kernel"] > 0
+    assert user.ideal < both.ideal <= user.ideal + kernel.ideal
+    host = ["cycles:pinned:exclude_guest:u", "cycles:pinned:exclude_guest:k"]
+    user, kernel = vpmu.simulate(
+        dataclasses.replace(scenario, workload="fio-4k-read-suppressed", design="none", host_perf=host)
+    ).host_events
+    assert kernel.ideal > 0
+    assert "exact" in kernel.flags
+    assert (
+        user.ideal
+        == vpmu.simulate(dataclasses.replace(scenario, workload="fio-4k-read-suppressed", design="none")).cycles[
+            "host_task"
+        ]
+    )

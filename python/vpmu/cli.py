@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     c.add_argument("--seconds", metavar="S", help="wall time of the simulated CPU; 1")
     c.add_argument("--seed", type=int, default=1, metavar="N", help="same seed, same integers; 1")
-    c.add_argument("--engine", default="stepwise", metavar="E", help=f"{' or '.join(ENGINES)}; stepwise")
+    c.add_argument("--engine", default="lazy", metavar="E", help=f"{', '.join(ENGINES)}: same integers; lazy")
     c.add_argument("--vm-first", action="store_true", help="the VM exists before the host's events")
     c.add_argument("--what-if", action="store_true", help="simulate designs even where they cannot be had")
     r = c.add_argument_group("recordings")
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         "workload.",
     )
     run.add_argument("scenario", metavar="SCENARIO.toml")
-    run.add_argument("--engine", default="stepwise", metavar="E", help=f"{' or '.join(ENGINES)}; stepwise")
+    run.add_argument("--engine", default="lazy", metavar="E", help=f"{', '.join(ENGINES)}: same integers; lazy")
     _format(run, csv=False)
 
     listing = commands.add_parser(
