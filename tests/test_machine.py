@@ -82,28 +82,34 @@ def test_compiled_and_slow_machine_agree(design, cpu, guest_perf, host_perf):
 def plans(draw) -> Plan:
     """Random plans; a good part of them directed at edges: rate 0, share 0 and all, long skid, gap and cost 0."""
     design = draw(st.sampled_from(DESIGNS))
+    tight = draw(st.booleans())  # costs and gaps of a few cycles, so that things happen in the same one
     cpu = vpmu.cpu(draw(st.sampled_from(["emeraldrapids", "icelake", "skylake"])))
-    low, high = sorted(draw(st.tuples(*[st.sampled_from([0, 1, 40, 600, 5000])] * 2)))
+    low, high = sorted(draw(st.tuples(*[st.sampled_from([0, 1, 2] if tight else [0, 1, 40, 600, 5000])] * 2)))
     cpu = dataclasses.replace(cpu, skid=vpmu.Skid(low, high))
     base = plan(vpmu.Scenario(cpu=cpu, design=design, workload="fio-4k-read", guest_perf=(), seconds="0.0001"))
     rate = st.sampled_from([0, 1 << 20, 1 << 31, 1 << 32, 5 << 32, 16 << 32]) | st.integers(0, 1 << 34)
     rates = (*(tuple(draw(rate) for _ in range(9)) for _ in range(6)), (0,) * 9)
-    costs = {name: draw(st.sampled_from([value, value, 0, 1, 3 * value])) for name, value in base.costs.items()}
+    costs = {
+        name: draw(st.sampled_from([0, 0, 1, 2] if tight else [value, value, 0, 1, 3 * value]))
+        for name, value in base.costs.items()
+    }
     kinds = tuple(
         PlannedExit(
             f"KIND{i}",
             draw(st.integers(0, 2)),
             draw(st.sampled_from([0, 3])),
             draw(st.booleans()),
-            draw(st.sampled_from([0, 300, 900, 30000])),
-            draw(st.sampled_from([0, 0, 0, 5000])),
+            draw(st.sampled_from([0, 1, 2] if tight else [0, 300, 900, 30000])),
+            draw(st.sampled_from([0, 0, 0, 3] if tight else [0, 0, 0, 5000])),
         )
         for i in range(3)
     )
-    gap = st.sampled_from([0, 1, 700, 4000, 40000])
+    gap = st.sampled_from([1, 2, 3, 10] if tight else [0, 1, 700, 4000, 40000])
     full = 0xFFFFFFFF
     work = Stream(draw(gap), draw(st.booleans()), (full, 1 << 31), (0, 0), (0, 1))
-    wall = Stream(draw(st.sampled_from([0, 9000, 70000])), draw(st.booleans()), (full,), (0,), (2,))
+    wall = Stream(
+        draw(st.sampled_from([0, 17, 100] if tight else [0, 9000, 70000])), draw(st.booleans()), (full,), (0,), (2,)
+    )
     if draw(st.booleans()):
         kinds = (*kinds[:2], dataclasses.replace(kinds[2], handling=0, idle=0))
     owns = design in ("bare-metal", "dedicated")
@@ -132,7 +138,7 @@ def plans(draw) -> Plan:
         host_events.append(PlannedHostEvent(codes[code], code, gp, fixed, user, kernel, *side))
     return dataclasses.replace(
         base,
-        end=draw(st.sampled_from([1, 5000, 120000])),
+        end=draw(st.sampled_from([1, 300, 5000] if tight else [1, 5000, 120000])),
         user_share=draw(st.sampled_from([0, 1, 1 << 31, 1 << 32, 3000000000])),
         rates=rates,
         costs=costs,

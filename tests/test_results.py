@@ -400,11 +400,12 @@ def test_engines_agree() -> None:
     scenario = vpmu.Scenario(guest_perf=["record:cycles,instructions:period=70001"], seconds=0.0004)
     for design in vpmu.designs():
         chosen = dataclasses.replace(scenario, design=design)
-        testing.assert_same_counts(vpmu.simulate(chosen), vpmu.simulate(chosen, engine="reference"))
+        for engine in ("lazy", "stepwise", "reference"):
+            result = vpmu.simulate(chosen, engine)
+            assert (result.engine, result.provenance["engine"]) == (engine, engine)
+            testing.assert_same_counts(vpmu.simulate(chosen), result)
     with pytest.raises(vpmu.UnknownName, match="did you mean stepwise"):
         vpmu.simulate(scenario, engine="stepwize")
-    with pytest.raises(vpmu.ScenarioError, match="does not exist yet"):
-        vpmu.simulate(scenario, engine="lazy")
 
 
 def test_progress_goes_from_nothing_to_the_end() -> None:
@@ -424,7 +425,7 @@ def test_provenance_says_what_made_a_result() -> None:
         cpu="icelake", design="mediated,scope=every-exit", workload="idle", seconds=0.001, seed=9, costs={"wrmsr": 7},
         host_perf=["cycles:pinned:exclude_guest"], guest_perf=["stat:cycles:u"],
     )  # fmt: skip
-    assert vpmu.simulate(scenario).provenance == {
+    assert vpmu.simulate(scenario, "stepwise").provenance == {
         "vpmu": vpmu.__version__, "engine": "stepwise", "cpu": "icelake", "design": "mediated,scope=every-exit",
         "workload": "idle", "guest_perf": ["stat:cycles:u"], "host_perf": ["cycles:pinned:exclude_guest"],
         "seconds": 0.001, "seed": 9, "costs": {"wrmsr": 7},

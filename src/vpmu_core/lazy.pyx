@@ -13,11 +13,11 @@ from vpmu_core.pmu cimport SLOTS, enabled, pmu_t, width_mask
 from vpmu_core.timeline cimport (
     ACTIVITIES, BLIND, COST_HANDLING_KERNEL, EFFECT_NONE, GUEST_KERNEL, GUEST_USER, HOST_TASK, HYPERVISOR, IDLE, MAX_GUEST_EVENTS,
     MAX_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASE_RUN, SPENT, SPENT_HANDLING, SPENT_IDLE, USERSPACE, draw_work, guest_event_t,
-    host_event_t, machine_t, planned_exit_t, pmi_tally_t, refresh_rates, running_clock, vcpu_counter_t, vm_exit,
+    host_event_t, machine_t, planned_exit_t, pmi_tally_t, refresh_rates, vcpu_counter_t, vm_exit,
 )
 
 cdef uint64_t MOST_AT_ONCE = 1 << 19  # exits of one jump: a few milliseconds
-cdef uint64_t MOST_EMULATED = 1 << 16  # emulated instructions of one jump, kept free below a counter's wrap
+cdef uint64_t MOST_SKIPPED = 1 << 16  # exits between two looks at the counters
 cdef uint32_t LONGEST_PAUSE = 64
 
 
@@ -87,7 +87,9 @@ cdef bint _only_time_passed(const machine_t *m, const machine_t *after) noexcept
     )
 
 
-cdef void _exit_on_copy(const machine_t *m, machine_t *copy, const planned_exit_t *e, uint64_t handling, uint64_t idle) noexcept nogil:
+cdef void _exit_on_copy(
+    const machine_t *m, machine_t *copy, const planned_exit_t *e, uint64_t handling, uint64_t idle
+) noexcept nogil:
     memcpy(copy, m, sizeof(machine_t))
     copy.next_wall = NEVER
     vm_exit(copy, e.kind, e.cpl, e.emulates, handling, idle, EFFECT_NONE, NULL)
@@ -128,11 +130,15 @@ cdef void _summarise(machine_t *m, uint32_t kind) noexcept nogil:
     )
 
 
-cdef uint64_t _horizon(const machine_t *m, uint32_t emulated) noexcept nogil:
-    """Cycles of workload within which no counter wraps or ceases to be zero, whatever MOST_EMULATED instructions add."""
+cdef uint64_t _horizon(const machine_t *m, uint32_t emulated, uint64_t *budget) noexcept nogil:
+    """Cycles of workload, and a budget of exits, within which no counter wraps or ceases to be zero.
+
+    An emulated instruction adds one to the slots in ``emulated``, so half of what is left below their wrap is kept for it.
+    """
     cdef uint32_t user_on = enabled(&m.hardware, True), kernel_on = enabled(&m.hardware, False), left = user_on | kernel_on
-    cdef uint64_t horizon = NEVER, rate, need
+    cdef uint64_t horizon = NEVER, rate, need, kept
     cdef int slot
+    budget[0] = MOST_SKIPPED
     while left:
         slot = lowest_bit(left)
         left &= left - 1
@@ -144,11 +150,15 @@ cdef uint64_t _horizon(const machine_t *m, uint32_t emulated) noexcept nogil:
         if m.hardware.counter[slot] == 0:
             return 0
         need = width_mask(&m.hardware, slot) - m.hardware.counter[slot]
-        if need <= MOST_EMULATED + 4:
+        if emulated >> slot & 1:
+            kept = min(need >> 1, MOST_SKIPPED)
+            budget[0] = min(budget[0], kept)
+            need -= kept
+        # Each of two activities may show one occurrence more than its share of the mean.
+        if need <= 2:
             return 0
         if rate:
-            # Two activities round down twice, at their start and end: at most two occurrences more than the mean.
-            horizon = min(horizon, <uint64_t>((<uint128_t>(need - MOST_EMULATED - 4) << 32) // rate))
+            horizon = min(horizon, <uint64_t>((<uint128_t>(need - 2) << 32) // rate))
     return horizon
 
 
@@ -197,17 +207,18 @@ cdef void _add_summary(machine_t *m, summary_t *s) noexcept nogil:
 cdef uint64_t _skip(machine_t *m) noexcept nogil:
     """Skip exits up to a horizon; return how many."""
     cdef lazy_t *lazy = <lazy_t *>m.lazy
-    cdef uint64_t horizon, skipped = 0, work = m.work, wall = m.wall, idle = m.clock[IDLE], left, handling, blocked, kernel, after
+    cdef uint64_t horizon, budget, skipped = 0, left, handling, blocked, kernel, after
+    cdef uint64_t work = m.work, wall = m.wall, idle = m.clock[IDLE]
     cdef uint64_t by_hypervisor = 0, by_blind = 0, by_task = 0, user
     cdef uint64_t kernel_most = m.cost[COST_HANDLING_KERNEL]
     cdef summary_t *s
     cdef uint32_t kind, i
     refresh_rates(m)
-    horizon = _horizon(m, m.counting_instructions | m.ideal_instructions)
+    horizon = _horizon(m, m.counting_instructions | m.ideal_instructions, &budget)
     if horizon == 0:
         return 0
     horizon = work + min(horizon, NEVER - work)
-    while skipped < MOST_EMULATED:
+    while skipped < budget:
         left = m.left
         kind = m.next_kind
         if left >= NEVER or work + left >= horizon:

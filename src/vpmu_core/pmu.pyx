@@ -215,19 +215,26 @@ cdef void _retire_instruction(pmu_t *pmu, bint user) noexcept nogil:
 
 
 cdef int _first_unsummable(const pmu_t *pmu, bint user) noexcept nogil:
-    """An enabled GP counter whose selector asks for more than sums of occurrences; -1 if there is none."""
-    cdef uint32_t left = enabled(pmu, user) & 0xFFFF
+    """An enabled counter whose control asks for more than sums of occurrences; -1 if there is none."""
+    cdef uint32_t left = enabled(pmu, user)
     cdef int slot
     while left:
         slot = lowest_bit(left)
         left &= left - 1
-        # CMASK, EDGE, ANY, IN_TX, IN_TXCP; INV without CMASK is ignored.
-        if pmu.selector[slot] & 0x3FF240000ULL:
+        # CMASK, EDGE, ANY, IN_TX, IN_TXCP; INV without CMASK is ignored. Of a fixed counter, ANY.
+        if slot < FIXED_SLOT and pmu.selector[slot] & 0x3FF240000ULL:
+            return slot
+        if slot >= FIXED_SLOT and pmu.fixed_ctr_ctrl >> 4 * (slot - FIXED_SLOT) & 4:
             return slot
     return -1
 
 
 cdef object _unsummable(const pmu_t *pmu, int slot):
+    if slot >= FIXED_SLOT:
+        return ScenarioError(
+            f"FIXED_CTR{slot - FIXED_SLOT}, FIXED_CTR_CTRL {pmu.fixed_ctr_ctrl:#x}: AnyThread needs what the sibling thread "
+            "does, which is not available yet"
+        )
     return ScenarioError(
         f"PMC{slot}, selector {pmu.selector[slot]:#x}: CMASK, edge detection, AnyThread and IN_TX need a distribution "
         "per cycle (per_cycle), which is not available yet"

@@ -254,6 +254,11 @@ class Pmu:
         counting = [x for x in indices(self._cpu.gp_mask) if self._gp_counts(x, level)]
         for x in counting:
             self._refuse_distribution(x)
+        for m in indices(self._cpu.fixed_mask):
+            if self._fixed_counts(m, level) and self._registers.fixed_ctr_ctrl >> (4 * m + 2) & 1:
+                raise ScenarioError(
+                    f"FIXED_CTR{m}: AnyThread needs what the sibling thread does, which is not available yet"
+                )
         amounts = self._clocked(elapsed) | amounts
         self._cycles += elapsed
         registers = self._registers
