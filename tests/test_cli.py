@@ -380,7 +380,7 @@ def test_module_and_script_are_the_same_program() -> None:
         (["--guest-perf", f"record:cycles:period={1 << 47}"], "2**47 - 1"),
         (["--guest-perf", "record:cycles:period=1e6"], "no integer"),
         (["--guest-perf", "stat:" + ",".join(["cycles"] * 13)], "multiplexing is not simulated yet"),
-        (["--guest-perf", "stat:slots"], "'slots'"),
+        (["--design", "mediated", "--guest-perf", "stat:slots"], "'slots'"),
         (["--guest-perf", ""], "stat"),
         (["--host-perf", "cycles"], "add :pinned"),
         (["--host-perf", "cycles:pined"], "pinned"),

@@ -108,8 +108,12 @@ def _from_code(text: str, code: int) -> str:
 
 def _from_terms(text: str, terms: str) -> str:
     code = 0
+    seen: set[str] = set()
     for term in filter(None, terms.split(",")):
         key, _, value = term.partition("=")
+        if key in seen:
+            raise ScenarioError(f"event {text!r}: term {key!r} is given twice")
+        seen.add(key)
         if key not in ("event", "umask"):
             raise ScenarioError(f"event {text!r}: term {key!r} is not simulated; use event= and umask=")
         try:

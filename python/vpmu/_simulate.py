@@ -10,7 +10,7 @@ from vpmu_core.machine import Machine
 
 from ._designs import Design, design
 from ._designs import designs as _all_designs
-from ._errors import UnknownName
+from ._errors import ScenarioError, UnknownName
 from ._perf import HostEvent
 from ._plan import Plan
 from ._result import Counter, Result
@@ -264,8 +264,16 @@ def compare(
 
     baseline = run(design("none"), False)
     results: dict[str, Result] = {}
+    misfit: ScenarioError | None = None
     for made in wanted:
         unprofiled = run(made, False) if made.has_guest_pmu else baseline
-        own = baseline if made.has_host else unprofiled
-        results[str(made)] = run(made, made.has_guest_pmu, (own, unprofiled))
+        baselines = (baseline if made.has_host else unprofiled, unprofiled)
+        try:
+            results[str(made)] = run(made, made.has_guest_pmu, baselines)
+        except ScenarioError as error:
+            # What its guest's PMU cannot count may fit another design's.
+            misfit = error
+            results[str(made)] = _refused(unprofiled.scenario, engine, str(error), baselines)
+    if misfit is not None and all(result.reason for result in results.values() if result.scenario.design.has_guest_pmu):
+        raise misfit
     return results

@@ -257,6 +257,7 @@ def _compare(args: argparse.Namespace) -> int:
         vm_first=args.vm_first,
         what_if=args.what_if,
     )
+    console: Any = _console() if args.format == "table" else None  # before the work, in case rich is missing
     with _progress() as progress:
         wanted = [design(spec) for spec in args.design or designs()]
         results = compare(scenario, wanted, engine=args.engine, progress=progress)
@@ -265,7 +266,6 @@ def _compare(args: argparse.Namespace) -> int:
     elif args.format == "csv":
         sys.stdout.write(report.comparison_csv(results))
     else:
-        console = _console()
         _print(console, report.comparison_table(results, _heading(scenario), console.width))
     return 0
 
@@ -343,12 +343,12 @@ def _scenario_file(path: str) -> Scenario:
 def _run(args: argparse.Namespace) -> int:
     scenario = _scenario_file(args.scenario)
     name = str(scenario.design)
+    console: Any = _console() if args.format == "table" else None
     with _progress() as progress:
         result: Result = simulate(scenario, args.engine, progress=lambda at, end: progress(name, at, end))
     if args.format == "json":
         _print_json({**result.to_dict(), "ledger": result.ledger(), "provenance": dict(result.provenance)})
     else:
-        console = _console()
         _print(console, report.run_table(result, _heading(scenario), console.width))
     return 0
 
@@ -410,6 +410,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0; 2 on bad input, after one line on standard error; 130 if interrupted; 1 if the output cannot be written.
     """
+    if sys.stdout is None:  # closed by whoever started us
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows "?"

@@ -100,7 +100,7 @@ cdef void _summarise(machine_t *m, uint32_t kind) noexcept nogil:
     cdef summary_t *s = &(<lazy_t *>m.lazy).summary[kind]
     cdef machine_t *copy = (<lazy_t *>m.lazy).copy
     cdef const planned_exit_t *e = &m.exits[kind]
-    cdef uint32_t again
+    cdef uint32_t again = 0
     cdef int i, j
     s.generation = (<lazy_t *>m.lazy).generation
     _exit_on_copy(m, copy, e, 0, 0)
@@ -207,7 +207,7 @@ cdef void _add_summary(machine_t *m, summary_t *s) noexcept nogil:
 cdef uint64_t _skip(machine_t *m) noexcept nogil:
     """Skip exits up to a horizon; return how many."""
     cdef lazy_t *lazy = <lazy_t *>m.lazy
-    cdef uint64_t horizon, budget, skipped = 0, left, handling, blocked, kernel, after
+    cdef uint64_t horizon, budget = 0, skipped = 0, left, handling, blocked, kernel, after
     cdef uint64_t work = m.work, wall = m.wall, idle = m.clock[IDLE]
     cdef uint64_t by_hypervisor = 0, by_blind = 0, by_task = 0, user
     cdef uint64_t kernel_most = m.cost[COST_HANDLING_KERNEL]
@@ -284,7 +284,7 @@ cdef void fast_forward(machine_t *m) noexcept nogil:
             break
         total += skipped
     m.budget -= <long long>(total >> 3)
-    if total > 16:
+    if total > 1:
         lazy.next_pause = 1
     else:
         # Little to skip here: let some exits pass before trying again.
