@@ -178,6 +178,64 @@ def test_lazy_and_stepwise_agree_on_workloads(design, workload):
         assert fast(planned, "lazy") == fast(planned)
 
 
+# -- directed plans: what random ones meet once in thousands -----------------------------------------------------------
+
+
+def directed(
+    design: str, *, gap: int, wall: int, emulates: bool, skid: int, costs: dict[str, int] | None, **events
+) -> Plan:
+    """One kind of exit at regular gaps; every event at one occurrence per cycle; costs 0 unless given."""
+    cpu = dataclasses.replace(vpmu.cpu("emeraldrapids"), skid=vpmu.Skid(skid, skid))
+    base = plan(vpmu.Scenario(cpu=cpu, design=design, workload="fio-4k-read", guest_perf=(), seconds="0.0001"))
+    one = (1 << 32,) * 9
+    full = 0xFFFFFFFF
+    return dataclasses.replace(
+        base,
+        user_share=1 << 32,
+        rates=(one,) * 6 + ((0,) * 9,),
+        costs={name: 0 if costs is None else costs.get(name, value) for name, value in base.costs.items()},
+        exits=(
+            PlannedExit("IO_INSTRUCTION", 1, 3, emulates, 0, 0),
+            PlannedExit("EXTERNAL_INTERRUPT", 1, 0, False, 0, 0),
+        ),
+        work=Stream(gap, True, (full,), (0,), (0,)),
+        wall=Stream(wall, True, (full,), (0,), (1,)),
+        guest_events=tuple(
+            PlannedGuestEvent(event, (0xC0 if event == 0 else 0x3C) | 3 << 16 | 1 << 20, counter, True, True, period)
+            for counter, (event, period) in enumerate(events["events"])
+        ),
+    )
+
+
+@pytest.mark.parametrize("design", ["emulated", "mediated", "mediated,scope=every-exit", "dedicated"])
+@pytest.mark.parametrize("emulates", [False, True])
+def test_exits_in_every_cycle(design, emulates):
+    """An exit meets the cycle of every overflow, of every host interrupt and of the end."""
+    for period in (50, 51, 97, 128, 1001):
+        for wall in (0, 7, 16):
+            events = [(1, period), (0, 2 * period + 1)]
+            planned = directed(design, gap=1, wall=wall, emulates=emulates, skid=2, costs=None, events=events)
+            planned = dataclasses.replace(planned, end=3000 + period)
+            result = fast(planned)
+            assert result == fast(planned, "lazy") == slow.run(planned)
+            check_identities(result)
+
+
+@pytest.mark.parametrize("design", ["emulated", "mediated", "mediated,scope=every-exit", "dedicated"])
+def test_pmis_that_arrive_in_every_part_of_an_exit(design):
+    """Skids from none to longer than an exit: before and after put, around the LVTPC writes, in load."""
+    seen = set()
+    for skid in range(0, 9000, 250):
+        planned = directed(design, gap=911, wall=0, emulates=False, skid=skid, costs={}, events=[(1, 5003)])
+        planned = dataclasses.replace(planned, end=500_000)
+        result = fast(planned)
+        assert result == fast(planned, "lazy") == slow.run(planned)
+        check_identities(result)
+        seen.add((result["pmi"]["skid_past_exit"] > 0, result["pmu_exits"]["EXTERNAL_INTERRUPT"] > 0))
+    if design.startswith("mediated"):
+        assert {(False, True), (True, True)} <= seen
+
+
 def test_overflow_instants_by_counting_cycle_by_cycle():
     """Semantics, rule 22: jumping to an overflow and looking at every cycle find the same instants."""
     scenario = vpmu.Scenario(
