@@ -23,6 +23,7 @@ COST_NAMES: tuple[str, ...] = (
     "handling_kernel",
     "handling_userspace",
     "handling_hlt",
+    "fastpath_refused",
     "msr_emulation",
     "interrupt_exit",
     "pmi_injection",

@@ -11,7 +11,7 @@ from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t, uint128_t
 from vpmu_core.activity cimport between, occurrences
 from vpmu_core.pmu cimport SLOTS, enabled, pmu_t, width_mask
 from vpmu_core.timeline cimport (
-    ACTIVITIES, BLIND, COST_HANDLING_KERNEL, EFFECT_NONE, GUEST_KERNEL, GUEST_USER, HOST_TASK, HYPERVISOR, IDLE, MAX_GUEST_EVENTS,
+    ACTIVITIES, BLIND, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, EFFECT_NONE, GUEST_KERNEL, GUEST_USER, HOST_TASK, HYPERVISOR, IDLE, MAX_GUEST_EVENTS,
     MAX_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASE_RUN, SPENT, SPENT_HANDLING, SPENT_IDLE, USERSPACE, draw_work, guest_event_t,
     host_event_t, machine_t, planned_exit_t, pmi_tally_t, refresh_rates, vcpu_counter_t, vm_exit,
 )
@@ -209,7 +209,7 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
     cdef lazy_t *lazy = <lazy_t *>m.lazy
     cdef uint64_t horizon, budget = 0, skipped = 0, left, handling, blocked, kernel, after
     cdef uint64_t work = m.work, wall = m.wall, idle = m.clock[IDLE]
-    cdef uint64_t by_hypervisor = 0, by_blind = 0, by_task = 0, user
+    cdef uint64_t by_hypervisor = 0, by_blind = 0, by_task = 0, handled = 0, saved = 0, overlap, user
     cdef uint64_t kernel_most = m.cost[COST_HANDLING_KERNEL]
     cdef summary_t *s
     cdef uint32_t kind, i
@@ -228,7 +228,9 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
             _summarise(m, kind)
         handling = m.next_handling
         blocked = m.next_idle
-        after = wall + left + s.wall + handling + blocked
+        # A refused fastpath takes at least its cost, which the summary has in full.
+        overlap = min(handling, m.cost[COST_FASTPATH_REFUSED]) if s.refused else 0
+        after = wall + left + s.wall + handling - overlap + blocked
         if not s.skippable or (blocked and not s.may_idle) or after >= m.end or after - idle - blocked >= m.next_wall:
             break
         work += left
@@ -238,10 +240,12 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
         if m.exits[kind].kind == USERSPACE and kernel > kernel_most:
             kernel = kernel_most
         by_task += handling - kernel
+        saved += overlap
+        handled += handling
         if s.handling_activity == BLIND:
-            by_blind += kernel
+            by_blind += kernel - overlap
         else:
-            by_hypervisor += kernel
+            by_hypervisor += kernel - overlap
         s.skipped += 1
         m.exit_count[kind] += 1
         skipped += 1
@@ -252,7 +256,8 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
     _advance_counters(m, user, work - user)
     m.clock[GUEST_USER] = user
     m.clock[GUEST_KERNEL] = work - user
-    m.spent[SPENT_HANDLING] += by_hypervisor + by_blind + by_task
+    m.spent[SPENT_HANDLING] += handled
+    m.spent[COST_FASTPATH_REFUSED] -= saved
     m.spent[SPENT_IDLE] += idle - m.clock[IDLE]
     m.clock[HYPERVISOR] += by_hypervisor
     m.clock[BLIND] += by_blind

@@ -12,7 +12,7 @@ from vpmu_core.pmu cimport EVENTS, FIXED_SLOT, NO_EVENT, SELECTOR_INT, SELECTOR_
 from vpmu_core.random cimport logarithm_table, sfc64_seed, stream_t
 from vpmu_core.registers cimport RegisterFile
 from vpmu_core.timeline cimport (
-    ACTIVITIES, CAUSE_NONE, CAUSES, HOST_ERROR, MAX_GUEST_EVENTS, OP_CLASSES, ORIGINS, PHASE_READOUT,
+    ACTIVITIES, CAUSE_NONE, CAUSES, HOST_ACTIVE, MAX_GUEST_EVENTS, OP_CLASSES, ORIGINS, PHASE_READOUT,
     PHASE_RUN, PHASE_SETUP, PHASES, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, design_t, guest_event_t, host_event_t,
     machine_t, meter, planned_exit_t, run, running_clock, start,
 )
@@ -376,5 +376,5 @@ cdef class Machine:
             "ideal": e.ideal,
             "losses": self._ledger(e.losses),
             "gains": self._ledger(e.gains),
-            "state": "error" if e.state == HOST_ERROR else "active",
+            "state": "active" if e.state == HOST_ACTIVE else "error",
         }

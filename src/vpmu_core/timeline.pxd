@@ -45,28 +45,29 @@ cdef enum:  # cost_index: the order of vpmu._costs.COST_NAMES
     COST_HANDLING_KERNEL = 7
     COST_HANDLING_USERSPACE = 8
     COST_HANDLING_HLT = 9
-    COST_MSR_EMULATION = 10
-    COST_INTERRUPT_EXIT = 11
-    COST_PMI_INJECTION = 12
-    COST_PERF_GUEST_CONTEXT = 13
-    COST_REPROGRAM = 14
-    COST_PERF_CREATE = 15
-    COST_PERF_RELEASE = 16
-    COST_PERF_PAUSE = 17
-    COST_PERF_ENABLE = 18
-    COST_PERF_PERIOD = 19
-    COST_PERF_RESCHED_EVENT = 20
-    COST_PERF_TASK_SWITCH = 21
-    COST_HOST_NMI = 22
-    COST_GUEST_NMI_ENTRY = 23
-    COST_GUEST_SAMPLE = 24
-    COST_GUEST_NMI_EXIT = 25
-    COST_GUEST_PERF_CALL = 26
-    COST_MSR_LIST_ENTRY = 27
-    COSTS = 28
-    SPENT_HANDLING = 28  # handling times of planned exits
-    SPENT_IDLE = 29
-    SPENT = 30
+    COST_FASTPATH_REFUSED = 10
+    COST_MSR_EMULATION = 11
+    COST_INTERRUPT_EXIT = 12
+    COST_PMI_INJECTION = 13
+    COST_PERF_GUEST_CONTEXT = 14
+    COST_REPROGRAM = 15
+    COST_PERF_CREATE = 16
+    COST_PERF_RELEASE = 17
+    COST_PERF_PAUSE = 18
+    COST_PERF_ENABLE = 19
+    COST_PERF_PERIOD = 20
+    COST_PERF_RESCHED_EVENT = 21
+    COST_PERF_TASK_SWITCH = 22
+    COST_HOST_NMI = 23
+    COST_GUEST_NMI_ENTRY = 24
+    COST_GUEST_SAMPLE = 25
+    COST_GUEST_NMI_EXIT = 26
+    COST_GUEST_PERF_CALL = 27
+    COST_MSR_LIST_ENTRY = 28
+    COSTS = 29
+    SPENT_HANDLING = 29  # handling times of planned exits
+    SPENT_IDLE = 30
+    SPENT = 31
 
 cdef enum:  # op_class
     OP_RDMSR = 0
@@ -117,6 +118,7 @@ cdef enum:  # host_state
     HOST_OFF = 0
     HOST_ACTIVE = 1
     HOST_ERROR = 2  # pinned, and no counter was free
+    HOST_CEDED = 3  # the host has given its PMU up
 
 cdef enum:  # run_kind
     WORK = 0

@@ -47,8 +47,10 @@ cdef void _charge_host_events(
         if wanted:
             e.ideal += n
             if not counted:
-                if e.state == HOST_ERROR:
-                    e.losses[CAUSE_CEDED if m.design.put == NULL and m.blind else CAUSE_NOT_SCHEDULED] += n
+                if e.state == HOST_CEDED:
+                    e.losses[CAUSE_CEDED] += n
+                elif e.state == HOST_ERROR:
+                    e.losses[CAUSE_NOT_SCHEDULED] += n
                 else:
                     e.losses[CAUSE_WINDOW if m.blind or guest else CAUSE_PMU_DISABLED] += n
         else:
@@ -397,11 +399,12 @@ cdef void vm_exit(
 ) noexcept nogil:
     """One exit, from leaving guest mode to entering it again (docs/machine.md, section 4)."""
     cdef const design_t *design = m.design
-    cdef bint switches
+    cdef bint switches, refused = False
     m.in_guest = False
     design.leave(m)
     if kind == FASTPATH and emulates and design.refuses != NULL and design.refuses(m):
         kind = KERNEL
+        refused = True
         m.refused += 1
     switches = design.put != NULL and (kind != FASTPATH or m.every_exit)
     spend(m, COST_VM_EXIT)
@@ -412,6 +415,10 @@ cdef void vm_exit(
         design.put(m)
         m.switches += 1
         check_arrival(m)
+    if refused and handling < m.cost[COST_FASTPATH_REFUSED]:
+        # A time recorded in the fastpath is too short for the way that the exit takes now.
+        m.spent[COST_FASTPATH_REFUSED] += m.cost[COST_FASTPATH_REFUSED] - handling
+        host_advance(m, host_activity(m), m.cost[COST_FASTPATH_REFUSED] - handling)
     if handling:
         _handle(m, handling, kind == USERSPACE)
     if idle:

@@ -329,6 +329,8 @@ class Machine:
         if kind == FASTPATH and emulates and design.refuses_fastpath():
             self.tally.refused += 1
             kind = KERNEL
+            longer = self.costs["fastpath_refused"] - sum(cycles for _, cycles in handling)
+            handling = [("fastpath_refused", max(longer, 0)), *handling]
         self.pay(design.host_activity, "vm_exit")
         if design.stores_global_ctrl():
             self.pay(design.host_activity, "msr_list_entry")
