@@ -106,10 +106,10 @@ def plans(draw) -> Plan:
     )
     gap = st.sampled_from([1, 2, 3, 10] if tight else [0, 1, 700, 4000, 40000])
     full = 0xFFFFFFFF
-    work = Stream(draw(gap), draw(st.booleans()), (full, 1 << 31), (0, 0), (0, 1))
-    wall = Stream(
-        draw(st.sampled_from([0, 17, 100] if tight else [0, 9000, 70000])), draw(st.booleans()), (full,), (0,), (2,)
-    )
+    hosted = design != "bare-metal"
+    work = Stream(draw(gap) * hosted, draw(st.booleans()), (full, 1 << 31), (0, 0), (0, 1))
+    wall_gap = draw(st.sampled_from([0, 17, 100] if tight else [0, 9000, 70000]))
+    wall = Stream(wall_gap * hosted, draw(st.booleans()), (full,), (0,), (2,))
     if draw(st.booleans()):
         kinds = (*kinds[:2], dataclasses.replace(kinds[2], handling=0, idle=0))
     owns = design in ("bare-metal", "dedicated")

@@ -116,6 +116,9 @@ def make_plan(design: str, **changes: Any) -> Plan:
         "guest_events": (),
         "host_events": (),
         "sequence": sequence("linux-7.0") if design == "mediated" else None,
+        "owns_hardware": design in ("bare-metal", "dedicated"),
+        "backed_by_host_events": design == "emulated",
+        "global_ctrl_in_exit_list": False,  # the slow machine finds it out by itself
         **changes,
     }
     return Plan(**values)

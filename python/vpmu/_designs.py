@@ -79,6 +79,10 @@ class Design:
     summary: ClassVar[str]
     has_guest_pmu: ClassVar[bool] = True
     has_host: ClassVar[bool] = True
+    cedes_pmu: ClassVar[bool] = False
+    owns_hardware: ClassVar[bool] = False
+    backed_by_host_events: ClassVar[bool] = False
+    options_help: ClassVar[str] = ""
 
     def guest_cpu(self, cpu: CpuModel, wanted: GuestPmu | None) -> CpuModel:
         """The PMU that the guest sees."""
@@ -99,6 +103,10 @@ class Design:
     def refusal(self, cpu: CpuModel, host_perf: tuple[HostEvent, ...], vm_first: bool) -> str:
         """Why the design cannot be had with this CPU and host; empty if it can."""
         return ""
+
+    def stores_global_ctrl(self, cpu: CpuModel, guest: CpuModel) -> bool:
+        """Whether each exit stores GLOBAL_CTRL through the VM-exit MSR list."""
+        return False
 
     def note(self, cpu: CpuModel, guest: CpuModel) -> str:
         """A sentence that belongs under the row; empty if there is none."""
@@ -137,6 +145,7 @@ class BareMetal(Design):
 
     name = "bare-metal"
     summary = "no hypervisor: the yardstick for accuracy"
+    owns_hardware = True
     has_host = False
 
     def guest_cpu(self, cpu: CpuModel, wanted: GuestPmu | None) -> CpuModel:
@@ -161,6 +170,8 @@ class Emulated(Design):
     name = "emulated"
     class_ = "emulated"
     summary = "every access traps, host perf events do the counting"
+    options_help = "reuse=true|false"
+    backed_by_host_events = True
     reuse: bool = True
 
     def options(self) -> dict[str, str | bool]:
@@ -183,6 +194,7 @@ class Mediated(Design):
     name = "mediated"
     class_ = "mediated"
     summary = "guest state is switched into hardware around the run loop"
+    options_help = "scope=fastpath-loop|every-exit, sequence=NAME"
     scope: str = "fastpath-loop"
     sequence: str = "linux-7.0"
 
@@ -228,6 +240,10 @@ class Mediated(Design):
             return f"EBUSY: the host already counts in guests ({', '.join(included)}), so the VM cannot be created"
         return ""
 
+    def stores_global_ctrl(self, cpu: CpuModel, guest: CpuModel) -> bool:
+        """On CPUs without VM-exit save, if the guest writes the register without exits."""
+        return not cpu.exit_save_global_ctrl and "global_ctrl" not in self.traps(cpu, guest)
+
     def note(self, cpu: CpuModel, guest: CpuModel) -> str:
         """Say when the host's counters make KVM intercept what published figures passed through."""
         if "rdpmc" in self.traps(cpu, guest):
@@ -246,6 +262,8 @@ class Dedicated(Design):
     name = "dedicated"
     class_ = "virtualized"
     summary = "the host gives the PMU up: guest state stays in hardware"
+    cedes_pmu = True
+    owns_hardware = True
 
     def guest_cpu(self, cpu: CpuModel, wanted: GuestPmu | None) -> CpuModel:
         """The hardware."""

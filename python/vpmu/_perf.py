@@ -157,8 +157,8 @@ def parse_guest_perf(spec: str) -> GuestPerf:
         if key in options:
             raise ScenarioError(f"guest perf {spec!r}: {key}= is given twice")
         options[key] = value
-    names = [name for name in _split(":".join(rest), ",") if name]
-    if not names:
+    names = _split(":".join(rest), ",")
+    if not all(names):
         raise ScenarioError(f"guest perf {spec!r} names no event; write {head}:instructions,cycles")
     if any(name.startswith("{") for name in names):
         raise ScenarioError(f"guest perf {spec!r}: event groups are not simulated yet; list the events")

@@ -163,6 +163,12 @@ class Plan:
         Three 64-bit seeds of SFC64 for ``work``, ``wall`` and ``skid``.
     guest_events, host_events : tuples
     sequence : Sequence or None
+    owns_hardware : bool
+        The guest's PMU is the hardware's own.
+    backed_by_host_events : bool
+        What counts for the guest are host perf events, which may find no counter.
+    global_ctrl_in_exit_list : bool
+        Every exit stores GLOBAL_CTRL through the VM-exit MSR list.
     """
 
     design: str
@@ -184,3 +190,6 @@ class Plan:
     guest_events: tuple[PlannedGuestEvent, ...]
     host_events: tuple[PlannedHostEvent, ...]
     sequence: Sequence | None
+    owns_hardware: bool
+    backed_by_host_events: bool
+    global_ctrl_in_exit_list: bool

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ._costs import CostModel
 from ._cpu import CpuModel
 from ._errors import ScenarioError
 from ._exits import exit_kind
@@ -58,6 +60,22 @@ class Recorded:
             return None
         return Fraction(max(self.recording.length_ns, 1), 10**9)
 
+    def to_dict(self) -> dict[str, Any]:
+        """What was read and how, and what was left out; plain values."""
+        recording = self.recording
+        table = isinstance(recording, TableRecording)
+        return {
+            "path": recording.path,
+            "table": recording.table if isinstance(recording, TableRecording) else None,
+            "vcpu": recording.vcpu if isinstance(recording, TraceRecording) else None,
+            "recorded_seconds": None if self.recorded_seconds is None else float(self.recorded_seconds),
+            "vcpus": self.vcpus if table else None,
+            "rates": self.rates.name,
+            "repeat": self.repeat,
+            "skipped_lines": recording.skipped_lines,
+            "dropped_pmu_exits": recording.dropped_pmu,
+        }
+
     def workload(self) -> Workload:
         """The table as a workload of one vCPU."""
         if not isinstance(self.recording, TableRecording):
@@ -72,11 +90,19 @@ class Recorded:
             name=self.name,
         )
 
-    def trace(self, cpu: CpuModel) -> tuple[tuple[PlannedExit, ...], Trace]:
+    def trace(self, cpu: CpuModel, costs: CostModel | None = None) -> tuple[tuple[PlannedExit, ...], Trace]:
         """The trace in cycles of a CPU: its kinds of exit, and the exits.
 
-        Absolute times are rounded to cycles, then subtracted. A gap is what lies between two tracepoints less the
-        bare transition, which the tracepoints do not see.
+        Absolute times are rounded to cycles, then subtracted. A gap is what lies between two tracepoints less the bare
+        transition, which the tracepoints do not see; exits without an entry took what the CPU's own costs say. What is
+        then too long for a gap is taken from the next ones, so that the length stays what was recorded.
+
+        Parameters
+        ----------
+        cpu : CpuModel
+            Clock, and the costs of the machine that was recorded.
+        costs : CostModel, optional
+            Costs of the machine that replays; those of the CPU by default.
         """
         recording = self.recording
         if not isinstance(recording, TraceRecording):
@@ -84,26 +110,29 @@ class Recorded:
         hz = cpu.core_hz.value
         transition = cpu.costs["vm_exit"].value + cpu.costs["vm_entry"].value
         exit_at = _cycles(recording.exit_ns, hz)
-        entry_at = _cycles(recording.entry_ns, hz)
-        gap = np.maximum(exit_at - np.concatenate([[0], entry_at[:-1]]) - transition, 0).astype(np.int64)
-        span = entry_at - exit_at
         # One kind for each combination of reason, fastpath MSR and userspace exit.
         key = np.stack([recording.reason.astype(np.int64), recording.msr, recording.userspace.astype(np.int64)], axis=1)
         distinct, index = np.unique(key, axis=0, return_inverse=True)
         index = index.reshape(-1)
         if len(distinct) > 1 << 16:
             raise ScenarioError(f"{self.name}: {len(distinct)} kinds of exit are too many; cut the trace")
-        planned, idle = [], np.zeros(len(gap), dtype=np.int64)
-        handling = np.where(recording.handled, span, 0).astype(np.int64)
+        planned, idle = [], np.zeros(len(exit_at), dtype=np.int64)
+        took = np.where(recording.handled, _cycles(recording.entry_ns, hz) - exit_at, 0).astype(np.int64)
+        handling = took.copy()
         for i, (reason, msr, userspace) in enumerate(distinct.tolist()):
             kind = exit_kind(recording.reasons[reason], msr=None if msr < 0 else msr, userspace=bool(userspace))
-            default = cpu.costs["handling_hlt" if kind.blocks else f"handling_{kind.kind}"].value
+            cost = "handling_hlt" if kind.blocks else f"handling_{kind.kind}"
+            default = (costs or cpu.costs)[cost].value
             mine = index == i
+            took[mine & ~recording.handled] = cpu.costs[cost].value
             handling[mine & ~recording.handled] = default
             if kind.blocks:
                 idle[mine] = np.maximum(handling[mine] - default, 0)
                 handling[mine] = np.minimum(handling[mine], default)
             planned.append(PlannedExit(kind.reason, KINDS.index(kind.kind), kind.cpl, kind.emulates, default, 0))
+        gap = exit_at - np.concatenate([[0], (exit_at + took)[:-1]]) - transition
+        work = np.maximum.accumulate(np.maximum(np.cumsum(gap), 0))
+        gap = np.diff(work, prepend=0).astype(np.int64)
         return tuple(planned), Trace(gap, index.astype(np.uint16), handling, idle, self.repeat)
 
 

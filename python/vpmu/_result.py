@@ -143,10 +143,8 @@ class Result:
         """The same against this design without guest perf, which is what published tables show."""
         return self._against(self._unprofiled) if self.raw else None
 
-    @functools.cached_property
-    def _added(self) -> dict[str, Fraction]:
-        """Cycles that each cost adds to one cycle of guest work, over the baseline; positive ones only."""
-        base = self._baseline
+    def _added_over(self, base: Result) -> dict[str, Fraction]:
+        """Cycles that each cost adds to one cycle of guest work over another result; positive ones only."""
         work = self.raw["clocks"][0] + self.raw["clocks"][1]
         base_work = base.raw["clocks"][0] + base.raw["clocks"][1]
         if not base_work:
@@ -159,15 +157,35 @@ class Result:
         }
         return {name: share for name, share in added.items() if share > 0}
 
+    @functools.cached_property
+    def _added(self) -> dict[str, Fraction]:
+        return self._added_over(self._baseline)
+
+    def _assumed(self, added: Mapping[str, Fraction]) -> float:
+        total = sum(added.values())
+        costs = self.scenario.cost_model()
+        assumed = sum(share for name, share in added.items() if costs[name].quality == "assumed")
+        return float(assumed / total) if total else 0.0
+
     @property
     def assumed_share(self) -> float | None:
-        """Part of the added cycles that rests on assumed figures; 0 if nothing is added, None if overhead is."""
-        if self.overhead is None:
-            return None
-        total = sum(self._added.values())
-        costs = self.scenario.cost_model()
-        assumed = sum(share for name, share in self._added.items() if costs[name].quality == "assumed")
-        return float(assumed / total) if total else 0.0
+        """Part of the cycles added over ``none`` that rests on assumed figures; None if overhead is."""
+        return None if self.overhead is None else self._assumed(self._added)
+
+    @property
+    def assumed_share_of_profiling(self) -> float | None:
+        """The same for what guest perf adds to this design; None if overhead_of_profiling is."""
+        return None if self.overhead_of_profiling is None else self._assumed(self._added_over(self._unprofiled))
+
+    @property
+    def blocking_exits(self) -> int:
+        """Exits after which the vCPU slept."""
+        return self.raw["blocking_exits"] if self.raw else 0
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether a few blocking exits carry so much of the time that another seed gives another overhead."""
+        return bool(self.raw) and self.blocking_exits < 400 and 5 * self.raw["clocks"][6] > self.raw["w"]
 
     @property
     def deciding_assumption(self) -> str:
@@ -250,6 +268,8 @@ class Result:
         """Part of host-mode time, idle excepted, in which guest state is loaded and host perf counts nothing."""
         if not self.raw or not self.scenario.design.has_host:
             return None
+        if self.scenario.design.cedes_pmu:
+            return 1.0
         _, _, _, hypervisor, blind, host_task, _ = self.raw["clocks"]
         host = hypervisor + blind + host_task
         return blind / host if host else 0.0
@@ -266,6 +286,7 @@ class Result:
             "overhead": self.overhead,
             "overhead_of_profiling": self.overhead_of_profiling,
             "assumed_share": self.assumed_share,
+            "assumed_share_of_profiling": self.assumed_share_of_profiling,
             "reason": self.reason,
             "exits_per_s": self.exits_per_second,
             "pmu_switches_per_s": self.pmu_switches_per_second,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -150,6 +152,22 @@ class Scenario:
             for text in perf.events
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that makes a run again, the design apart; plain values, as JSON has them."""
+        return {
+            "cpu": self.cpu.name,
+            "workload": self.workload.name,
+            "recording": self.workload.to_dict() if isinstance(self.workload, Recorded) else None,
+            "guest_perf": [str(perf) for perf in self.guest_perf],
+            "host_perf": [str(event) for event in self.host_perf],
+            "seconds": float(self.seconds or 0),
+            "seed": self.seed,
+            "guest_pmu": None if self.guest_pmu is None else dataclasses.asdict(self.guest_pmu),
+            "costs": dict(self.costs),
+            "vm_first": self.vm_first,
+            "what_if": self.what_if,
+        }
+
     def placement(self) -> tuple[int, ...]:
         """Counters of the guest events: GP index, or 32 + m."""
         return place([event for event, _ in self.guest_events()], self.guest_cpu)
@@ -200,7 +218,7 @@ def _exits(scenario: Scenario) -> tuple[tuple[PlannedExit, ...], Stream, Stream,
         return (), _NO_STREAM, _NO_STREAM, None
     if isinstance(source, Recorded):
         if source.trace_seconds is not None or source.repeat:
-            planned, trace = source.trace(scenario.cpu)
+            planned, trace = source.trace(scenario.cpu, scenario.cost_model())
             return planned, _NO_STREAM, _NO_STREAM, trace
         source = source.workload()
     costs = scenario.cpu.costs
@@ -210,8 +228,18 @@ def _exits(scenario: Scenario) -> tuple[tuple[PlannedExit, ...], Stream, Stream,
         transition=costs["vm_exit"].value + costs["vm_entry"].value,
         handling={kind: costs[f"handling_{kind}"].value for kind in (*KINDS, "hlt")},
     )
+    # The gaps are those of the machine that was recorded; exits without a recorded time take what this one's costs say.
+    mine = scenario.cost_model()
     planned = tuple(
-        PlannedExit(e.reason, KINDS.index(e.kind), e.cpl, e.emulates, e.handling, e.idle) for e in calibrated.kinds
+        PlannedExit(
+            e.reason,
+            KINDS.index(e.kind),
+            e.cpl,
+            e.emulates,
+            e.handling if e.handling_quality != "model" else mine[f"handling_{'hlt' if e.blocks else e.kind}"].value,
+            e.idle,
+        )
+        for e in calibrated.kinds
     )
     regular = calibrated.arrivals == "regular"
     work = Stream(
@@ -221,6 +249,15 @@ def _exits(scenario: Scenario) -> tuple[tuple[PlannedExit, ...], Stream, Stream,
         calibrated.wall_mean_gap, regular, calibrated.wall_threshold, calibrated.wall_alias, calibrated.wall_kinds
     )
     return planned, work, wall, None
+
+
+def _end(scenario: Scenario, trace: Trace | None, costs: CostModel) -> int:
+    """Length of the run; a trace that is replayed once ends after its last exit."""
+    if trace is None or trace.repeat or not len(trace.gap):
+        return scenario.end_cycles
+    transitions = len(trace.gap) * (costs["vm_exit"].value + costs["vm_entry"].value)
+    last = int(trace.gap.sum() + trace.handling[:-1].sum() + trace.idle[:-1].sum()) + transitions
+    return min(max(scenario.end_cycles, last + 1), MAX_CYCLES - 1)
 
 
 def _seeds(seed: int) -> dict[str, tuple[int, int, int]]:
@@ -254,7 +291,7 @@ def plan(scenario: Scenario) -> Plan:
         host: tuple[PlannedHostEvent, ...] = ()
     else:
         host = tuple(_host_event(event, scenario) for event in scenario.host_perf)
-    needs_full_width = bool(host) or design.name == "emulated"
+    needs_full_width = bool(host) or design.backed_by_host_events
     if needs_full_width and not scenario.cpu.full_width_writes:
         raise ScenarioError(
             f"host perf on a CPU without full-width counter writes ({scenario.cpu.name}) is not simulated yet"
@@ -277,7 +314,7 @@ def plan(scenario: Scenario) -> Plan:
         guest_cpu=guest,
         gp_constraint=tuple(gp for gp, _ in allowed),
         fixed_constraint=tuple(fixed for _, fixed in allowed),
-        end=scenario.end_cycles,
+        end=_end(scenario, trace, costs),
         user_share=source.user_share,
         rates=_rates(scenario, source),
         costs={name: figure.value for name, figure in costs.items()},
@@ -289,6 +326,9 @@ def plan(scenario: Scenario) -> Plan:
         guest_events=tuple(guest_events),
         host_events=host,
         sequence=design.switch(),
+        owns_hardware=design.owns_hardware,
+        backed_by_host_events=design.backed_by_host_events,
+        global_ctrl_in_exit_list=design.stores_global_ctrl(scenario.cpu, guest),
     )
 
 

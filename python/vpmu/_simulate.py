@@ -72,6 +72,7 @@ def simulate(
     planned = plan(scenario)
     raw = _run_reference(planned) if engine == "reference" else _run_compiled(planned, engine, progress)
     raw["exit_reasons"] = [e.reason for e in planned.exits]
+    raw["blocking_exits"] = _blocking(planned, raw)
     raw.setdefault("stray_counts", 0)  # the slow machine has none to count
     forced = _forced(scenario, refusal)
     hypothetical = ("hypothetical",) if forced else ()
@@ -91,7 +92,7 @@ def simulate(
         host_events=hosts,
         raw=raw,
         violations=_violations(raw, counters + hosts),
-        notes=_notes(scenario, forced, counters, raw["pmi"]["lost"]),
+        notes=_notes(scenario, forced, counters, raw),
         provenance=_provenance(scenario, engine),
         _baselines=_baselines,
     )
@@ -110,6 +111,12 @@ def _refused(scenario: Scenario, engine: str, reason: str, baselines: tuple[Resu
         provenance=_provenance(scenario, engine),
         _baselines=baselines,
     )
+
+
+def _blocking(planned: Plan, raw: dict[str, Any]) -> int:
+    if planned.trace is not None:
+        return int((planned.trace.idle > 0).sum())
+    return sum(count for e, count in zip(planned.exits, raw["exits"], strict=True) if e.idle)
 
 
 def _flags(row: dict[str, Any], extra: tuple[str, ...]) -> tuple[str, ...]:
@@ -173,8 +180,9 @@ def _host_counter(event: HostEvent, row: dict[str, Any], scenario: Scenario, ext
 def _violations(raw: dict[str, Any], counters: tuple[Counter, ...]) -> tuple[str, ...]:
     found = []
     if raw["stopped"]:
-        why = "the guest's PMIs left no time for its workload" if raw["pmi"]["raised"] else "the run is too short"
-        found.append(f"{raw['stopped']}: {why}; it was stopped after twice its length")
+        why = "the guest's PMIs left no time for its workload" if raw["pmi"]["raised"] else "the workload had no time"
+        most = max(raw["spent"], key=lambda cost: raw["spent"][cost])
+        found.append(f"{raw['stopped']}: {why}; it was stopped after twice its length (most went to {most})")
     for counter in counters:
         if counter.value != counter.ideal - sum(counter.losses.values()) + sum(counter.gains.values()):
             found.append(f"conservation: {counter.event}: value is not ideal - losses + gains")
@@ -196,8 +204,20 @@ def _forced(scenario: Scenario, refusal: str) -> str:
     return f"EOPNOTSUPP: host events that include guests ({', '.join(failing)}) fail beside it" if failing else ""
 
 
-def _notes(scenario: Scenario, forced: str, counters: tuple[Counter, ...], lost: int) -> tuple[str, ...]:
+def _notes(scenario: Scenario, forced: str, counters: tuple[Counter, ...], raw: dict[str, Any]) -> tuple[str, ...]:
     notes = []
+    lost = raw["pmi"]["lost"]
+    hz = scenario.cpu.core_hz.value
+    idle = raw["clocks"][6]
+    if 10 * raw["w"] > 11 * scenario.end_cycles:
+        notes.append(f"the run lasted {raw['w'] / hz:.3g} s: what was under way at its end is not cut")
+    if raw["blocking_exits"] < 400 and 5 * idle > raw["w"]:
+        notes.append(
+            f"{raw['blocking_exits']} blocking exits carry {idle / raw['w']:.0%} of the time, so overheads differ from "
+            "seed to seed; run longer (--seconds)"
+        )
+    if counters and 100 * scenario.end_cycles < hz:
+        notes.append("in less than 10 ms the set-up of guest perf weighs heavily")
     why = "a PMI was lost, so nobody armed the counter again" if lost else "the period is shorter than a PMI takes"
     for (_, period), counter in zip(scenario.guest_events(), counters, strict=True):
         if period and counter.samples < counter.value // period - 1:
@@ -216,18 +236,7 @@ def _notes(scenario: Scenario, forced: str, counters: tuple[Counter, ...], lost:
 
 
 def _provenance(scenario: Scenario, engine: str) -> dict[str, Any]:
-    return {
-        "vpmu": VERSION,
-        "engine": engine,
-        "cpu": scenario.cpu.name,
-        "design": str(scenario.design),
-        "workload": scenario.workload.name,
-        "guest_perf": [str(perf) for perf in scenario.guest_perf],
-        "host_perf": [str(event) for event in scenario.host_perf],
-        "seconds": float(scenario.seconds or 0),
-        "seed": scenario.seed,
-        "costs": dict(scenario.costs),
-    }
+    return {"vpmu": VERSION, "engine": engine, "design": str(scenario.design), **scenario.to_dict()}
 
 
 def compare(
@@ -266,10 +275,13 @@ def compare(
     results: dict[str, Result] = {}
     misfit: ScenarioError | None = None
     for made in wanted:
-        unprofiled = run(made, False) if made.has_guest_pmu else baseline
+        if not made.has_guest_pmu:
+            results[str(made)] = dataclasses.replace(baseline, _baselines=(baseline, baseline))
+            continue
+        unprofiled = run(made, False)
         baselines = (baseline if made.has_host else unprofiled, unprofiled)
         try:
-            results[str(made)] = run(made, made.has_guest_pmu, baselines)
+            results[str(made)] = run(made, True, baselines)
         except ScenarioError as error:
             # What its guest's PMU cannot count may fit another design's.
             misfit = error

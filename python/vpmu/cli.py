@@ -145,7 +145,7 @@ def _print(console: Any, parts: Sequence[Any]) -> None:
     with console.capture() as captured:  # rich ends the process itself if the reader of a pipe has gone
         for part in parts:
             console.print(part, soft_wrap=isinstance(part, str) and not sys.stdout.isatty())
-    sys.stdout.write(captured.get())
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 def _print_json(value: object) -> None:
@@ -212,6 +212,8 @@ def _workload(args: argparse.Namespace) -> Workload | Recorded:
     if not os.path.lexists(name):
         if os.sep in name or "." in name:
             raise ScenarioError(f"there is no file {name!r}")
+        if name in rates_names():
+            raise ScenarioError(f"{name} has event rates but no exits; use it with a recording, as --rates {name}")
         raise UnknownName("workload (and there is no such file)", name, workloads())
     rates = args.rates or "generic"
     if rates not in rates_names():
@@ -238,9 +240,10 @@ def _heading(scenario: Scenario) -> str:
         line += f"; host perf: {', '.join(str(e) for e in scenario.host_perf)}"
     if isinstance(scenario.workload, Recorded):
         rates = scenario.workload.rates
+        quality = {figure.name: figure.quality for figure in rates.figures}.get("user_share", "assumed")
         line += (
             f"\nA recording holds exits and times only: event rates and the user share "
-            f"({rates.user_share / 2**32:.0%}) are those of {rates.name!r}, assumed; choose others with --rates."
+            f"({rates.user_share / 2**32:.0%}, {quality}) are those of {rates.name!r}; choose others with --rates."
         )
     return line
 
@@ -362,9 +365,8 @@ def _list_rows(what: str, cpu_name: str) -> tuple[tuple[str, ...], list[tuple[An
         ]
     if what == "designs":
         made = [design(name) for name in designs()]
-        options = {"emulated": "reuse=true|false", "mediated": "scope=fastpath-loop|every-exit, sequence=NAME"}
         return ("name", "class", "options", "summary"), [
-            (d.name, d.class_ or "", options.get(d.name, ""), d.summary) for d in made
+            (d.name, d.class_ or "", d.options_help, d.summary) for d in made
         ]
     if what == "workloads":
         made_workloads = [workload(name) for name in workloads()]

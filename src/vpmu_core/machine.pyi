@@ -1,9 +1,7 @@
-from collections.abc import Callable
 from typing import Any
 
 from vpmu._plan import Plan
 
-DESIGNS: dict[str, Callable[[], Any]]
 CAUSE_NAMES: tuple[str | None, ...]
 OP_NAMES: tuple[str, ...]
 ORIGIN_NAMES: tuple[str, ...]

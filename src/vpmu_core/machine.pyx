@@ -12,25 +12,19 @@ from vpmu_core.pmu cimport EVENTS, FIXED_SLOT, NO_EVENT, SELECTOR_INT, SELECTOR_
 from vpmu_core.random cimport logarithm_table, sfc64_seed, stream_t
 from vpmu_core.registers cimport RegisterFile
 from vpmu_core.timeline cimport (
-    ACTIVITIES, CAUSE_NONE, CAUSES, HOST_ACTIVE, MAX_GUEST_EVENTS, OP_CLASSES, ORIGINS, PHASE_READOUT,
+    ACTIVITIES, CAUSE_NONE, CAUSES, HOST_ACTIVE, MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASE_READOUT,
     PHASE_RUN, PHASE_SETUP, PHASES, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, design_t, guest_event_t, host_event_t,
     machine_t, meter, planned_exit_t, run, running_clock, start,
 )
+
+from importlib import import_module
 
 import numpy as np
 
 from vpmu._costs import COST_NAMES as _COST_NAMES
 from vpmu._plan import ACCESSES as _ACCESSES
 from vpmu._registers import register_file
-from vpmu_core.designs import bare_metal, dedicated, emulated, mediated, none
 
-DESIGNS = {
-    "none": none.reactions,
-    "bare-metal": bare_metal.reactions,
-    "emulated": emulated.reactions,
-    "mediated": mediated.reactions,
-    "dedicated": dedicated.reactions,
-}
 CAUSE_NAMES = (None, "not_scheduled", "emulated_instruction", "window", "pmu_disabled", "ceded", "host_stale")
 OP_NAMES = ("rdmsr", "rdpmc", "wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
 ORIGIN_NAMES = ("host", "hypervisor", "guest")
@@ -136,15 +130,14 @@ cdef class Machine:
 
     def _fill_pmus(self, plan):
         cdef machine_t *m = &self.m
-        own = plan.design in ("bare-metal", "dedicated")
         self.hardware_file = register_file(plan.cpu)
-        self.guest_file = register_file(plan.cpu if own else plan.guest_cpu)
+        self.guest_file = register_file(plan.cpu if plan.owns_hardware else plan.guest_cpu)
         reset(&m.hardware, &self.hardware_file.file)
         reset(&m.guest, &self.guest_file.file)
         reset(&m.ideal, &self.guest_file.file)
         m.ideal_instructions = 1 << FIXED_SLOT  # fixed counter 0
-        width = plan.cpu.gp_width if own else plan.guest_cpu.gp_width
-        full = (plan.cpu if own else plan.guest_cpu).full_width_writes
+        model = plan.cpu if plan.owns_hardware else plan.guest_cpu
+        width, full = model.gp_width, model.full_width_writes
         m.guest_max_period = (1 << (width - 1 if full else 31)) - 1
 
     cdef const void *_column(self, values, dtype) except? NULL:
@@ -193,9 +186,6 @@ cdef class Machine:
             m.trace.handling = <const int64_t *>self._column(trace.handling, np.int64)
             m.trace.idle = <const int64_t *>self._column(trace.idle, np.int64)
             m.work_stream.mean_gap = 0
-        if plan.design == "bare-metal":
-            m.work_stream.mean_gap = m.wall_stream.mean_gap = 0
-            m.trace.gap = NULL
 
     def _fill_guest_events(self, plan):
         cdef machine_t *m = &self.m
@@ -210,7 +200,7 @@ cdef class Machine:
             e.event = planned.event
             e.selector = planned.selector | SELECTOR_INT
             e.sampling = planned.period > 0
-            e.scheduled = plan.design != "emulated"  # there it depends on host perf
+            e.scheduled = not plan.backed_by_host_events
             e.perf.period = planned.period if planned.period else m.guest_max_period
             e.perf.period_left = e.perf.period
 
@@ -219,8 +209,8 @@ cdef class Machine:
         cdef host_event_t *e
         for i in range(EVENTS):
             m.host_allowed[i] = plan.gp_constraint[i] | plan.fixed_constraint[i] << FIXED_SLOT
-        if len(plan.host_events) > MAX_GUEST_EVENTS:
-            raise ValueError(f"{len(plan.host_events)} host events do not fit {MAX_GUEST_EVENTS}")
+        if len(plan.host_events) > MAX_OWN_HOST_EVENTS:
+            raise ValueError(f"{len(plan.host_events)} host events do not fit {MAX_OWN_HOST_EVENTS}")
         m.host_events = len(plan.host_events)
         m.has_host = m.host_events > 0
         for i, planned in enumerate(plan.host_events):
@@ -241,15 +231,16 @@ cdef class Machine:
 
     def _fill_design(self, plan):
         cdef machine_t *m = &self.m
-        capsule = DESIGNS[plan.design]()
+        module = import_module("vpmu_core.designs." + plan.design.replace("-", "_"))
+        capsule = module.reactions()
         m.design = <const design_t *>PyCapsule_GetPointer(capsule, "vpmu.design")
+        if m.design.leave == NULL and (m.work_stream.mean_gap or m.wall_stream.mean_gap or m.trace.gap != NULL):
+            raise ValueError(f"design {plan.design} has no exits, but the plan has sources of them")
         m.guest_pmi_handler = pmi_handler
         m.traps = sum([1 << _ACCESSES.index(access) for access in plan.traps])
         m.every_exit = plan.options.get("scope") == "every-exit"
         m.reuse = plan.options.get("reuse", True)
-        m.list_entry = (
-            plan.design == "mediated" and not plan.cpu.exit_save_global_ctrl and "global_ctrl" not in plan.traps
-        )
+        m.list_entry = plan.global_ctrl_in_exit_list
         if plan.sequence is not None:
             load, put = plan.sequence.programs()
             m.loads, m.puts = len(load), len(put)

@@ -6,6 +6,7 @@ from vpmu_core.random cimport sfc64_t, stream_t
 
 cdef enum:
     MAX_GUEST_EVENTS = 12  # 8 GP + 4 fixed
+    MAX_OWN_HOST_EVENTS = 12  # the host's own
     MAX_HOST_EVENTS = 24  # the host's own, then those that back guest counters
     MAX_STEPS = 64
 

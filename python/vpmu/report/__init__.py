@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._csv import comparison_csv
-from ._json import comparison_dict, scenario_dict
+from ._json import comparison_dict
 from ._table import comparison_table, rich_table, run_table, thousands
 
 __all__ = [
@@ -12,6 +12,5 @@ __all__ = [
     "comparison_table",
     "rich_table",
     "run_table",
-    "scenario_dict",
     "thousands",
 ]

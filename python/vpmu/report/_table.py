@@ -78,9 +78,9 @@ def percent(fraction: float | None) -> str:
     return f"{text.removeprefix('-') if float(text) == 0 else text} %"
 
 
-def overhead_text(overhead: float | None, assumed_share: float | None) -> str:
-    """Percent; with ``~`` and one digit where more than half of it rests on assumed costs (semantics, rule 39)."""
-    if overhead is None or assumed_share is None or assumed_share <= 0.5:
+def overhead_text(overhead: float | None, assumed_share: float | None, uncertain: bool = False) -> str:
+    """Percent; with ``~`` and one digit where more than half of it rests on assumed costs, or a few exits decide it."""
+    if overhead is None or (not uncertain and (assumed_share is None or assumed_share <= 0.5)):
         return percent(overhead)
     value = 100 * overhead
     if abs(value) < 0.01:
@@ -127,8 +127,8 @@ def _costs(results: Mapping[str, Result], wide: bool) -> Table:
             [
                 name,
                 result.scenario.design.class_ or DASH,
-                overhead_text(result.overhead, result.assumed_share),
-                overhead_text(result.overhead_of_profiling, result.assumed_share),
+                overhead_text(result.overhead, result.assumed_share, result.uncertain),
+                overhead_text(result.overhead_of_profiling, result.assumed_share_of_profiling, result.uncertain),
                 _share(result.assumed_share) if result.raw else DASH,
                 thousands(result.exits_per_second),
                 thousands(result.pmu_switches_per_second),
@@ -173,21 +173,26 @@ def _counts(results: Mapping[str, Result], wide: bool) -> Table | None:
 def _legend(results: Mapping[str, Result]) -> list[str]:
     lines = [
         "Overhead: guest work lost against design none. Profiling: against the same design without guest perf.",
-        "Assumed: part of the added cycles that rests on unpublished figures; above one half, ~ and one digit.",
+        "Assumed: part of the cycles added that rests on unpublished figures; above one half, a single digit.",
         "Switches: one load and one put of guest PMU state. MSR ops: RDMSR, WRMSR and RDPMC executed, by anybody.",
     ]
-    deciding = {r.deciding_assumption for r in results.values() if r.raw and (r.assumed_share or 0) > 0.5} - {""}
+    deciding = [
+        f"{name} {r.deciding_assumption}" for name, r in results.items() if r.raw and (r.assumed_share or 0) > 0.5
+    ]
     if deciding:
-        lines.append(f"What decides a ~: {', '.join(sorted(deciding))} (assumed; a scenario's costs override it).")
+        lines.append(f"What decides a ~: {', '.join(deciding)} (assumed; a scenario's costs override it).")
     return lines
 
 
 def _remarks(results: Mapping[str, Result], wide: bool) -> Iterable[str]:
+    shared: dict[str, list[str]] = {}
     for name, result in results.items():
-        if result.reason:
-            yield f"{name}: {result.reason}"
-        for note in result.notes:
-            yield f"{name}: {note}"
+        for text in (result.reason, *result.notes):
+            if text:
+                shared.setdefault(text, []).append(name)
+    for text, names in shared.items():
+        yield f"{', '.join(names)}: {text}"
+    for name, result in results.items():
         for side, counters in (("guest", result.counters), ("host", result.host_events)):
             for counter in counters:
                 parts = [] if wide or "exact" in counter.flags else [_why(counter)]
