@@ -39,6 +39,8 @@ from ._errors import ScenarioError, UnknownName
 FIXED, RDPMC, SAVE = 1, 2, 4
 COUNTER_GUEST, COUNTER_ZERO, COUNTER_DIFFERS, COUNTER_NONZERO = 8, 16, 32, 64
 SELECTOR_GUEST, SELECTOR_ZERO, SELECTOR_NONZERO = 128, 256, 512
+_COUNTER = COUNTER_GUEST | COUNTER_ZERO
+_SELECTOR = SELECTOR_GUEST | SELECTOR_ZERO
 # Flags of RDMSR_STATUS, FIXED_CTR_CTRL.
 STATUS_SAVE = 1
 FIXED_CTR_CTRL_GUEST, FIXED_CTR_CTRL_ZERO_IF_NONZERO, FIXED_CTR_CTRL_ZERO = 1, 2, 3
@@ -74,21 +76,37 @@ _LOOP: Mapping[tuple[tuple[str, Any], ...], int] = {
 }
 
 
+def _key(step: object) -> tuple[tuple[str, Any], ...] | None:
+    """A step as the tables have it; None for what cannot be a step."""
+    if not isinstance(step, Mapping) or not all(isinstance(word, (str, bool)) for word in (*step, *step.values())):
+        return None
+    return tuple(sorted(step.items()))
+
+
 def _compile_step(where: str, step: Mapping[str, Any]) -> tuple[int, int]:
     """Compile one step to (operation, flags)."""
+    if not isinstance(step, Mapping):
+        raise ScenarioError(f"{where}: a step is a table, not {step!r}")
     if "for" in step:
         if set(step) != {"for", "do"} or step["for"] not in ("gp", "fixed") or not isinstance(step["do"], list):
             raise ScenarioError(f"{where}: a loop is {{for = 'gp' or 'fixed', do = [...]}}, not {dict(step)}")
         flags = FIXED if step["for"] == "fixed" else 0
         for inner in step["do"]:
-            known = _LOOP.get(tuple(sorted(inner.items())))
+            key = _key(inner)
+            known = None if key is None else _LOOP.get(key)
             if known is None or (flags & FIXED and inner.get("register") == "selector"):
-                raise ScenarioError(f"{where}: {dict(inner)} is no operation of a loop over {step['for']} counters")
+                raise ScenarioError(f"{where}: {inner!r} is no operation of a loop over {step['for']} counters")
             if known & (COUNTER_DIFFERS | COUNTER_NONZERO) and not flags & RDPMC:
                 raise ScenarioError(f"{where}: {dict(inner)} compares with a value that no rdpmc read before it")
+            # One block does, for every counter, RDPMC, then the counter, then the selector.
+            if known < flags & ~FIXED:
+                raise ScenarioError(f"{where}: {inner!r} comes too late: a loop has rdpmc, then counter, then selector")
+            if any(known & group and flags & group for group in (RDPMC, _COUNTER, _SELECTOR)):
+                raise ScenarioError(f"{where}: {inner!r} comes twice")
             flags |= known
         return LOOP, flags
-    found = _PLAIN.get(tuple(sorted(step.items())))
+    key = _key(step)
+    found = None if key is None else _PLAIN.get(key)
     if found is None:
         raise ScenarioError(f"{where}: {dict(step)} is no operation of a switch sequence")
     return found
