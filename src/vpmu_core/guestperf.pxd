@@ -1,5 +1,5 @@
 # Guest perf: what a Linux guest's perf does to its PMU, access by access (docs/machine.md, section 9).
-from vpmu_core.timeline cimport machine_t
+from vpmu_core.state cimport machine_t
 
 cdef void set_up(machine_t *m) noexcept nogil
 cdef void pmi_handler(machine_t *m) noexcept nogil

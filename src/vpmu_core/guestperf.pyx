@@ -3,14 +3,15 @@
 from vpmu_core._types cimport uint64_t
 from vpmu_core.hostperf cimport set_period, update_count
 from vpmu_core.pmu cimport FIXED_SLOT, LVTPC_NMI, SELECTOR_ENABLE, SELECTOR_OS, SELECTOR_USR, bits_of, width_mask
-from vpmu_core.timeline cimport (
+from vpmu_core.counting cimport apply_direct, apply_ideal, tally
+from vpmu_core.state cimport (
     ACCESS_COUNTER, ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_LVTPC, ACCESS_OVF_CTRL,
     ACCESS_RDPMC, ACCESS_SELECTOR, COST_GUEST_NMI_ENTRY, COST_GUEST_NMI_EXIT, COST_GUEST_PERF_CALL, COST_GUEST_SAMPLE,
-    COST_RDMSR, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC, EFFECT_ACCESS, EXIT_MSR_READ, EXIT_MSR_WRITE, EXIT_RDPMC, HANDLER,
-    KERNEL, OP_RDMSR, OP_RDPMC, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_GUEST,
-    access_t, apply_direct, apply_ideal, guest_event_t, machine_t, run_guest,
-    tally, vm_exit,
+    COST_RDMSR, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC, EFFECT_ACCESS, EXIT_MSR_READ, EXIT_MSR_WRITE, EXIT_RDPMC,
+    HANDLER, KERNEL, OP_RDMSR, OP_RDPMC, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR,
+    ORIGIN_GUEST, access_t, guest_event_t, machine_t,
 )
+from vpmu_core.timeline cimport run_guest, vm_exit
 
 
 cdef access_t _access(machine_t *m, int kind, int slot, uint64_t value) noexcept nogil:

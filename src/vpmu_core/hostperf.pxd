@@ -1,6 +1,6 @@
 # Host perf: its events, where they count, what scheduling them in and out costs (docs/machine.md, section 7.1).
 from vpmu_core._types cimport int64_t, uint32_t, uint64_t
-from vpmu_core.timeline cimport host_event_t, machine_t, perf_count_t
+from vpmu_core.state cimport host_event_t, machine_t, perf_count_t
 
 
 cdef inline void update_count(perf_count_t *perf, uint64_t raw, uint64_t mask) noexcept nogil:

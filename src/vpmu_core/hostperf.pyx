@@ -7,13 +7,14 @@ from vpmu_core.pmu cimport (
     FIXED_SLOT, LVTPC_NMI, SELECTOR_ENABLE, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS, bits_of, width_mask,
     write_fixed_ctr_ctrl, write_selector,
 )
-from vpmu_core.timeline cimport (
+from vpmu_core.counting cimport host_activity, host_advance, spend, tally
+from vpmu_core.state cimport (
     COST_HOST_NMI, COST_PERF_CREATE, COST_PERF_ENABLE, COST_PERF_GUEST_CONTEXT, COST_PERF_PAUSE, COST_PERF_PERIOD,
-    COST_PERF_RELEASE, COST_PERF_RESCHED_EVENT, COST_PERF_TASK_SWITCH, COST_RDMSR, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC,
-    HOST_ACTIVE, HOST_ERROR, HOST_OFF, MAX_HOST_EVENTS, OP_RDMSR, OP_RDPMC, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL,
-    OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_HOST, host_activity, host_advance, host_event_t, machine_t, request_guest_pmi,
-    spend, tally,
+    COST_PERF_RELEASE, COST_PERF_RESCHED_EVENT, COST_PERF_TASK_SWITCH, COST_RDMSR, COST_RDPMC, COST_WRMSR,
+    COST_WRMSR_LVTPC, HOST_ACTIVE, HOST_ERROR, HOST_OFF, MAX_HOST_EVENTS, OP_RDMSR, OP_RDPMC, OP_WRMSR_COUNTER,
+    OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_HOST, host_event_t, machine_t,
 )
+from vpmu_core.timeline cimport request_guest_pmi
 
 
 cdef uint64_t host_global_ctrl(const machine_t *m, bint guest) noexcept nogil:

@@ -4,7 +4,7 @@ from vpmu_core.pmu cimport (
     EVENT_INSTRUCTIONS, FIXED_SLOT, LVTPC_MASKED, SELECTOR_ENABLE, bits_of, enabled, slots_of, width_mask,
     write_fixed_ctr_ctrl, write_selector,
 )
-from vpmu_core.timeline cimport (
+from vpmu_core.state cimport (
     ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_LVTPC, ACCESS_OVF_CTRL, ACCESS_SELECTOR,
     access_t, machine_t,
 )

@@ -10,12 +10,13 @@ from libc.string cimport memcmp, memcpy, memset
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t, uint128_t
 from vpmu_core.activity cimport between, occurrences
 from vpmu_core.pmu cimport SLOTS, enabled, pmu_t, width_mask
-from vpmu_core.timeline cimport (
+from vpmu_core.counting cimport refresh_rates
+from vpmu_core.state cimport (
     ACTIVITIES, BLIND, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, EFFECT_NONE, GUEST_KERNEL, GUEST_USER, HOST_TASK,
-    HYPERVISOR, IDLE, MAX_GUEST_EVENTS,
-    MAX_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASE_RUN, SPENT, SPENT_HANDLING, SPENT_IDLE, USERSPACE, draw_work, guest_event_t,
-    host_event_t, machine_t, planned_exit_t, pmi_tally_t, refresh_rates, vcpu_counter_t, vm_exit,
+    HYPERVISOR, IDLE, MAX_GUEST_EVENTS, MAX_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASE_RUN, SPENT, SPENT_HANDLING,
+    SPENT_IDLE, USERSPACE, guest_event_t, host_event_t, machine_t, planned_exit_t, pmi_tally_t, vcpu_counter_t,
 )
+from vpmu_core.timeline cimport draw_work, vm_exit
 
 cdef uint64_t MOST_AT_ONCE = 1 << 19  # exits of one jump: a few milliseconds
 cdef uint64_t MOST_SKIPPED = 1 << 16  # exits between two looks at the counters

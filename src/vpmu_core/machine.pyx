@@ -8,14 +8,17 @@ from vpmu_core._types cimport NEVER, int64_t, uint16_t, uint32_t, uint64_t
 from vpmu_core.guestperf cimport pmi_handler, read_out, set_up
 from vpmu_core.hostperf cimport read_host_events
 from vpmu_core.lazy cimport fast_forward, lazy_t, summary_t
-from vpmu_core.pmu cimport EVENTS, FIXED_SLOT, NO_EVENT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS, reset
+from vpmu_core.msr cimport reset
+from vpmu_core.pmu cimport EVENTS, FIXED_SLOT, NO_EVENT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS
 from vpmu_core.random cimport logarithm_table, sfc64_seed, stream_t
 from vpmu_core.registers cimport RegisterFile
-from vpmu_core.timeline cimport (
-    ACTIVITIES, CAUSE_NONE, CAUSES, HOST_ACTIVE, MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASE_READOUT,
-    PHASE_RUN, PHASE_SETUP, PHASES, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, design_t, guest_event_t, host_event_t,
-    machine_t, meter, planned_exit_t, run, running_clock, start,
+from vpmu_core.counting cimport meter, running_clock
+from vpmu_core.state cimport (
+    ACTIVITIES, CAUSES, CAUSE_NONE, HOST_ACTIVE, MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASES,
+    PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, design_t, guest_event_t,
+    host_event_t, machine_t, planned_exit_t,
 )
+from vpmu_core.timeline cimport run, start
 
 from importlib import import_module
 

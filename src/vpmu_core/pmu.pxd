@@ -30,16 +30,6 @@ cdef enum:
     LVTPC_MASKED = 1 << 16
     LVTPC_NMI = 0x400
 
-cdef enum fault:
-    FAULT_NONE = 0
-    FAULT_ABSENT = 1  # no such MSR on this CPU
-    FAULT_RESERVED = 2  # a bit that must not be set
-    FAULT_READ_ONLY = 3
-    FAULT_DELIVERY_MODE = 4  # LVTPC mode that is not fixed, SMI or NMI
-    FAULT_CANONICAL = 5
-    FAULT_RDPMC_INDEX = 6
-    FAULT_PRIVILEGE = 7  # CPL > 0
-
 cdef struct pmu_t:
     uint64_t counter[SLOTS]
     uint64_t selector[SLOTS]  # IA32_PERFEVTSELx; fixed slots unused
@@ -142,12 +132,6 @@ cdef inline void write_fixed_ctr_ctrl(pmu_t *pmu, uint64_t value) noexcept nogil
     pmu.interrupt = (pmu.interrupt & 0xFFFF) | interrupt
 
 
-cdef void reset(pmu_t *pmu, const register_file_t *file) noexcept nogil
-cdef fault read_msr(const pmu_t *pmu, const register_file_t *file, uint32_t address, uint64_t *value) noexcept nogil
-cdef fault write_msr(pmu_t *pmu, const register_file_t *file, uint32_t address, uint64_t value) noexcept nogil
-cdef fault read_pmc(
-    const pmu_t *pmu, const register_file_t *file, uint32_t ecx, int cpl, bint cr4_pce, uint64_t *value
-) noexcept nogil
 cdef void request_pmi(pmu_t *pmu) noexcept nogil
 
 

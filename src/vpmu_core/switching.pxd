@@ -1,5 +1,5 @@
 # Switch sequences: programs of block operations that the core runs against the register model.
-from vpmu_core.timeline cimport machine_t
+from vpmu_core.state cimport machine_t
 
 cdef enum:  # operation  # the order of vpmu._sequences
     PERF_LOAD = 0

@@ -9,11 +9,12 @@ from libc.string cimport memcmp
 from vpmu_core._types cimport ALL_ONES, popcount32, uint16_t, uint32_t, uint64_t
 from vpmu_core.hostperf cimport host_events_in, host_events_out
 from vpmu_core.pmu cimport FIXED_LANES, FIXED_SLOT, GP_LANES, LVTPC_MASKED, LVTPC_NMI, pmu_t
-from vpmu_core.timeline cimport (
+from vpmu_core.counting cimport host_activity, host_advance, spend, tally
+from vpmu_core.state cimport (
     COST_RDMSR, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC, OP_RDMSR, OP_RDPMC, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL,
-    OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_HYPERVISOR, check_arrival, host_activity, host_advance, machine_t, spend, step_t,
-    tally,
+    OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_HYPERVISOR, machine_t, step_t,
 )
+from vpmu_core.timeline cimport check_arrival
 
 cdef struct ops_t:
     uint64_t rdmsr

@@ -3,7 +3,7 @@
 from cpython.pycapsule cimport PyCapsule_New
 from libc.string cimport memset
 
-from vpmu_core.timeline cimport design_t, machine_t
+from vpmu_core.state cimport design_t, machine_t
 
 
 cdef void _arrive(machine_t *m) noexcept nogil:

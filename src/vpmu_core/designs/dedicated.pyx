@@ -6,11 +6,12 @@ from libc.string cimport memset
 from vpmu_core._types cimport lowest_bit, uint32_t
 from vpmu_core.pmu cimport EVENT_INSTRUCTIONS, LVTPC_MASKED, bits_of, slots_of, width_mask
 from vpmu_core.switching cimport GUEST_VECTOR
-from vpmu_core.timeline cimport (
-    ACCESS_LVTPC, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC, EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, HOST_CEDED, KERNEL, OP_RDPMC,
-    OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC, ORIGIN_HYPERVISOR, access_t, design_t, machine_t, request_guest_pmi,
-    spend, tally, vm_exit,
+from vpmu_core.counting cimport spend, tally
+from vpmu_core.state cimport (
+    ACCESS_LVTPC, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC, EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, HOST_CEDED, KERNEL,
+    OP_RDPMC, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC, ORIGIN_HYPERVISOR, access_t, design_t, machine_t,
 )
+from vpmu_core.timeline cimport request_guest_pmi, vm_exit
 
 
 cdef void _start(machine_t *m) noexcept nogil:

@@ -10,10 +10,12 @@ from vpmu_core.hostperf cimport (
 )
 from vpmu_core.kvmpmu cimport access_registers, counting_at, locally_enabled, recompute_counting
 from vpmu_core.pmu cimport FIXED_SLOT, LVTPC_NMI, SELECTOR_OS, SELECTOR_USR, bits_of, enabled, slots_of, width_mask
-from vpmu_core.timeline cimport (
-    ACCESS_COUNTER, ACCESS_RDPMC, CAUSE_NONE, CAUSE_NOT_SCHEDULED, COST_REPROGRAM, EFFECT_NMI, EXIT_EXCEPTION_NMI, HOST_ACTIVE,
-    KERNEL, access_t, design_t, guest_event_t, machine_t, meter, request_guest_pmi, spend, vcpu_counter_t, vm_exit,
+from vpmu_core.counting cimport meter, spend
+from vpmu_core.state cimport (
+    ACCESS_COUNTER, ACCESS_RDPMC, CAUSE_NONE, CAUSE_NOT_SCHEDULED, COST_REPROGRAM, EFFECT_NMI, EXIT_EXCEPTION_NMI,
+    HOST_ACTIVE, KERNEL, access_t, design_t, guest_event_t, machine_t, vcpu_counter_t,
 )
+from vpmu_core.timeline cimport request_guest_pmi, vm_exit
 
 
 cdef void _start(machine_t *m) noexcept nogil:

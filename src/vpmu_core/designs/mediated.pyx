@@ -8,10 +8,12 @@ from vpmu_core.hostperf cimport place_host_events
 from vpmu_core.kvmpmu cimport access_registers, counting_at, recompute_counting
 from vpmu_core.pmu cimport LVTPC_NMI, bits_of, slots_of, width_mask
 from vpmu_core.switching cimport load_guest, put_guest
-from vpmu_core.timeline cimport (
-    ACCESS_COUNTER, ACCESS_GLOBAL_CTRL, ACCESS_RDPMC, COST_HOST_NMI, COST_REPROGRAM, EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT,
-    KERNEL, access_t, design_t, machine_t, request_guest_pmi, spend, vm_exit,
+from vpmu_core.counting cimport spend
+from vpmu_core.state cimport (
+    ACCESS_COUNTER, ACCESS_GLOBAL_CTRL, ACCESS_RDPMC, COST_HOST_NMI, COST_REPROGRAM, EFFECT_PMI,
+    EXIT_EXTERNAL_INTERRUPT, KERNEL, access_t, design_t, machine_t,
 )
+from vpmu_core.timeline cimport request_guest_pmi, vm_exit
 
 
 cdef void _start(machine_t *m) noexcept nogil:

@@ -5,7 +5,7 @@ from libc.string cimport memset
 
 from vpmu_core.hostperf cimport host_global_ctrl, place_host_events
 from vpmu_core.pmu cimport LVTPC_NMI
-from vpmu_core.timeline cimport design_t, machine_t
+from vpmu_core.state cimport design_t, machine_t
 
 
 cdef void _start(machine_t *m) noexcept nogil:

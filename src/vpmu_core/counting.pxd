@@ -1,0 +1,40 @@
+# Clocks and counters: how time passes, what counts meanwhile, and the ledger.
+from vpmu_core._types cimport uint64_t
+from vpmu_core.state cimport BLIND, HYPERVISOR, IDLE, access_t, guest_event_t, machine_t
+
+
+cdef void count_host_time(machine_t *m, int a, uint64_t cycles) noexcept nogil
+
+
+cdef inline void tally(machine_t *m, int origin, int op, uint64_t n) noexcept nogil:
+    m.ops[m.phase][origin][op] += n
+
+
+cdef inline int host_activity(const machine_t *m) noexcept nogil:
+    return BLIND if m.blind else HYPERVISOR
+
+
+cdef inline uint64_t running_clock(const machine_t *m) noexcept nogil:
+    return m.wall - m.clock[IDLE]
+
+
+cdef inline void host_advance(machine_t *m, int a, uint64_t cycles) noexcept nogil:
+    # Host-mode code runs: without live host counters only the clocks move.
+    if m.has_host:
+        count_host_time(m, a, cycles)
+    m.clock[a] += cycles
+    m.wall += cycles
+
+
+cdef inline void spend(machine_t *m, int cost) noexcept nogil:
+    m.spent[cost] += m.cost[cost]
+    host_advance(m, host_activity(m), m.cost[cost])
+
+
+cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept nogil
+cdef void refresh_rates(machine_t *m) noexcept nogil
+cdef void raise_pmi(machine_t *m) noexcept nogil
+cdef void synchronise_ideal(machine_t *m) noexcept nogil
+cdef void apply_direct(machine_t *m, access_t *a) noexcept nogil
+cdef void apply_ideal(machine_t *m, access_t *a) noexcept nogil
+cdef void meter(machine_t *m, guest_event_t *e, int reason) noexcept nogil

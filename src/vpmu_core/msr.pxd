@@ -1,0 +1,22 @@
+# RDMSR, WRMSR and RDPMC of one PMU: what each access does, or which fault it raises.
+from vpmu_core._types cimport uint32_t, uint64_t
+from vpmu_core.pmu cimport pmu_t
+from vpmu_core.registers cimport register_file_t
+
+cdef enum fault:
+    FAULT_NONE = 0
+    FAULT_ABSENT = 1  # no such MSR on this CPU
+    FAULT_RESERVED = 2  # a bit that must not be set
+    FAULT_READ_ONLY = 3
+    FAULT_DELIVERY_MODE = 4  # LVTPC mode that is not fixed, SMI or NMI
+    FAULT_CANONICAL = 5
+    FAULT_RDPMC_INDEX = 6
+    FAULT_PRIVILEGE = 7  # CPL > 0
+
+
+cdef void reset(pmu_t *pmu, const register_file_t *file) noexcept nogil
+cdef fault read_msr(const pmu_t *pmu, const register_file_t *file, uint32_t address, uint64_t *value) noexcept nogil
+cdef fault write_msr(pmu_t *pmu, const register_file_t *file, uint32_t address, uint64_t value) noexcept nogil
+cdef fault read_pmc(
+    const pmu_t *pmu, const register_file_t *file, uint32_t ecx, int cpl, bint cr4_pce, uint64_t *value
+) noexcept nogil
