@@ -112,15 +112,17 @@ cdef uint64_t _first_wrap(const machine_t *m, int slot, int kind, uint64_t cycle
 
 cdef inline uint64_t _sum_slots(
     machine_t *m, int first, int last, uint64_t mask, uint32_t user_on, uint64_t user_start, uint64_t user_cycles,
-    const uint64_t *kernel_rate, uint32_t kernel_on, uint64_t kernel_start, uint64_t kernel_cycles
+    int kernel_activity, uint32_t kernel_on, uint64_t kernel_start, uint64_t kernel_cycles
 ) noexcept nogil:
-    # Advance, with the old values in scratch; nonzero if one left its width. No branch: the loop vectorises.
+    # Advance, with the old values in scratch; nonzero if one left its width. No branch, and no pointer that could
+    # alias the counters: the loop vectorises.
     cdef uint64_t over = 0, user, kernel, value
-    cdef const uint64_t *user_rate = m.hardware_rate[GUEST_USER]
     cdef int slot
     for slot in range(first, last):
-        user = between_short(user_rate[slot], user_start, user_cycles) & (0 - <uint64_t>(user_on >> slot & 1))
-        kernel = between_short(kernel_rate[slot], kernel_start, kernel_cycles) & (0 - <uint64_t>(kernel_on >> slot & 1))
+        user = between_short(m.hardware_rate[GUEST_USER][slot], user_start, user_cycles)
+        user &= 0 - <uint64_t>(user_on >> slot & 1)
+        kernel = between_short(m.hardware_rate[kernel_activity][slot], kernel_start, kernel_cycles)
+        kernel &= 0 - <uint64_t>(kernel_on >> slot & 1)
         m.scratch[slot] = m.hardware.counter[slot]
         value = m.hardware.counter[slot] + user + kernel
         m.hardware.counter[slot] = value
@@ -145,9 +147,9 @@ cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept no
         refresh_rates(m)
         if cycles < SHORT:
             over = _sum_slots(m, 0, GP_LANES, m.hardware.width_mask[0], user_on, user_start, user_cycles,
-                              m.hardware_rate[kernel], kernel_on, kernel_start, kernel_cycles)
+                              kernel, kernel_on, kernel_start, kernel_cycles)
             over |= _sum_slots(m, FIXED_SLOT, FIXED_SLOT + FIXED_LANES, m.hardware.width_mask[1], user_on, user_start,
-                               user_cycles, m.hardware_rate[kernel], kernel_on, kernel_start, kernel_cycles)
+                               user_cycles, kernel, kernel_on, kernel_start, kernel_cycles)
             if over:
                 memcpy(m.hardware.counter, m.scratch, GP_LANES * sizeof(uint64_t))
                 memcpy(&m.hardware.counter[FIXED_SLOT], &m.scratch[FIXED_SLOT], FIXED_LANES * sizeof(uint64_t))
