@@ -494,6 +494,19 @@ def test_files_that_hold_nothing(command: str, content: bytes, said: str, tmp_pa
     assert said in line or command == "run"
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("seed = 1.5", "seed 1.5 must be an integer from 0 to 2**64 - 1"),
+        ("[costs]\nperf_enable = 1.5", "perf_enable 1.5 must be an integer from 0 to 2**40 - 1"),
+    ],
+)
+def test_numbers_of_a_scenario_are_named_as_they_were_written(line: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text(f'workload = "idle"\n{line}\n', encoding="utf-8")
+    assert said in refused("run", str(file))
+
+
 def test_directories_and_unreadable_paths_are_no_files(tmp_path: Path) -> None:
     assert "directory" in refused("compare", str(tmp_path))
     assert "directory" in refused("run", str(tmp_path)).lower()

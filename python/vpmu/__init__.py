@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from ._sequences import sequences as sequences
     from ._simulate import compare as compare
     from ._simulate import simulate as simulate
-    from ._version import VERSION as __version__  # noqa: F401
+    from ._version import VERSION as __version__  # noqa: F401 (a public name)
     from ._workload import EventRates as EventRates
     from ._workload import ExitSource as ExitSource
     from ._workload import Workload as Workload

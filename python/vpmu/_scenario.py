@@ -113,8 +113,7 @@ class Scenario:
             raise ScenarioError(
                 f"{self.workload.name} is replayed once, so its length is given; add --repeat to loop it"
             )
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 64:
-            raise ScenarioError(f"seed {self.seed!r} must be an integer from 0 to 2**64 - 1")
+        check_integer(self.seed, 0, (1 << 64) - 1, "seed")
         if not 1 <= self.end_cycles < MAX_CYCLES:
             raise ScenarioError(
                 f"seconds {float(self.seconds or 0):g} is {self.end_cycles} cycles; a run has 1 to 2**43 - 1 "

@@ -62,7 +62,11 @@ def check_integer(value: object, low: int, high: int, what: str) -> int:
     """Return an integer in [low, high] or raise ScenarioError."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         shown = f"{value:#x}" if isinstance(value, int) and abs(value) >= 1 << 64 else repr(value)
-        raise ScenarioError(f"{what} {shown[:40]} must be an integer from {low} to {high}")
+        if isinstance(value, Decimal):  # a TOML number
+            shown = str(value)
+        power = high.bit_length()
+        limit = f"2**{power} - 1" if power >= 32 and high == (1 << power) - 1 else high
+        raise ScenarioError(f"{what} {shown[:40]} must be an integer from {low} to {limit}")
     return value
 
 

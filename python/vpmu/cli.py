@@ -413,7 +413,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 on bad input, after one line on standard error; 130 if interrupted; 1 if the output cannot be written.
     """
     if sys.stdout is None:  # closed by whoever started us
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (open until the process ends)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows "?"
