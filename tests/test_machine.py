@@ -236,6 +236,20 @@ def test_pmis_that_arrive_in_every_part_of_an_exit(design):
         assert {(False, True), (True, True)} <= seen
 
 
+@pytest.mark.parametrize("design", ["emulated", "mediated", "mediated,scope=every-exit", "dedicated"])
+@pytest.mark.parametrize("free", [False, True])
+def test_blocking_that_takes_no_time_of_its_own(design, free):
+    """When registers cost nothing, only the accesses tell that the host switched the vCPU thread out and in."""
+    planned = directed(
+        design, gap=20, wall=0, emulates=False, skid=2, costs=None if free else {}, events=[(1, 0), (1, 100_003)]
+    )
+    blocking = dataclasses.replace(planned.exits[0], reason="HLT", idle=3)
+    planned = dataclasses.replace(planned, exits=(blocking, planned.exits[1]), end=50_000)
+    result = fast(planned)
+    assert result == fast(planned, "lazy") == slow.run(planned)
+    check_identities(result)
+
+
 def test_overflow_instants_by_counting_cycle_by_cycle():
     """Semantics, rule 22: jumping to an overflow and looking at every cycle find the same instants."""
     scenario = vpmu.Scenario(

@@ -97,6 +97,15 @@ cdef void _exit_on_copy(
     vm_exit(copy, e.kind, e.cpl, e.emulates, handling, idle, EFFECT_NONE, NULL)
 
 
+cdef bint _same_accesses(const machine_t *m, const machine_t *after, const summary_t *s) noexcept nogil:
+    cdef int i, j
+    for i in range(ORIGINS):
+        for j in range(OP_CLASSES):
+            if after.ops[PHASE_RUN][i][j] - m.ops[PHASE_RUN][i][j] != s.ops[i][j]:
+                return False
+    return True
+
+
 cdef void _summarise(machine_t *m, uint32_t kind) noexcept nogil:
     """Run an exit of this kind once on a copy and note what it does."""
     cdef summary_t *s = &(<lazy_t *>m.lazy).summary[kind]
@@ -128,7 +137,7 @@ cdef void _summarise(machine_t *m, uint32_t kind) noexcept nogil:
     _exit_on_copy(m, copy, e, 0, 1)
     s.may_idle = (
         _only_time_passed(m, copy) and _advanced(&m.hardware, &copy.hardware, &again) and again == s.counted
-        and copy.wall - m.wall == s.wall + 1
+        and copy.wall - m.wall == s.wall + 1 and _same_accesses(m, copy, s)
     )
 
 
