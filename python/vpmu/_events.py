@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from ._cpu import CpuModel
 from ._errors import ScenarioError, UnknownName
-from ._plan import EVENTS
 
-#: perf's generic names and their selector codes (event | umask << 8); 03H/00 and 04H/00 are perf's pseudo encodings
-#: of fixed counters 2 and 3.
+#: perf's generic names in the order of the core's index, and their selector codes (event | umask << 8); 03H/00 and
+#: 04H/00 are perf's pseudo encodings of fixed counters 2 and 3.
 CODES: dict[str, int] = {
     "instructions": 0x00C0,
     "cycles": 0x003C,
@@ -23,6 +22,8 @@ CODES: dict[str, int] = {
     "branch-misses": 0x00C5,
     "slots": 0x0400,
 }
+#: Events in the order of their index.
+EVENTS = tuple(CODES)
 _ALIASES = {"cpu-cycles": "cycles", "branch-instructions": "branches"}
 _BY_CODE = {code: name for name, code in CODES.items()} | {0x01A4: "slots"}
 #: Fixed counter of an event, and whether it is the only place (perf's pseudo encodings).

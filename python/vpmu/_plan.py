@@ -11,20 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ._cpu import CpuModel
+from ._events import EVENTS
 from ._sequences import Sequence
 
-#: Events in the order of their index; ``NO_EVENT`` counts nothing.
-EVENTS: tuple[str, ...] = (
-    "instructions",
-    "cycles",
-    "ref-cycles",
-    "bus-cycles",
-    "cache-references",
-    "cache-misses",
-    "branches",
-    "branch-misses",
-    "slots",
-)
+#: The index that counts nothing.
 NO_EVENT = len(EVENTS)
 
 #: Activities in the order of their index, with the privilege level at which their code runs.

@@ -15,9 +15,9 @@ from ._costs import CostModel
 from ._cpu import CpuModel, cpu
 from ._designs import Dedicated, Design, GuestPmu, Mediated, design
 from ._errors import ScenarioError
-from ._events import CODES, Event, allowed_counters, parse_event, place
+from ._events import CODES, EVENTS, Event, allowed_counters, parse_event, place
 from ._perf import GuestPerf, HostEvent, PerfRecord, PerfStat, parse_guest_perf, parse_host_perf
-from ._plan import ACTIVITIES, EVENTS, KINDS, Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
+from ._plan import ACTIVITIES, KINDS, Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
 from ._recorded import Recorded, positive_seconds
 from ._workload import EventRates, Workload, check_integer
 from ._workload_file import workload

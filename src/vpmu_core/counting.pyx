@@ -41,7 +41,7 @@ cdef void _charge_host_events(
     cdef int i
     for i in range(m.host_events):
         e = &m.host_event[i]
-        if not e.in_use or e.guest_slot >= 0:
+        if e.guest_slot >= 0:
             continue
         wanted = not (e.exclude_guest if guest else e.exclude_host) and (e.user if user else e.kernel)
         counted = e.slot >= 0 and on >> e.slot & 1
@@ -130,6 +130,15 @@ cdef inline uint64_t _sum_slots(
     return over
 
 
+cdef void _raise_pmi(machine_t *m) noexcept nogil:
+    """The hardware requests a PMI; it arrives after the skid, and later overflows join it."""
+    m.pmi.raised += 1
+    if m.pmi_arrival != NEVER:
+        m.pmi.coalesced += 1
+        return
+    m.pmi_arrival = m.wall + m.skid_minimum + <uint64_t>((sfc64_next(&m.skid) >> 32) * m.skid_range >> 32)
+
+
 cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept nogil:
     """Run at most ``cycles`` of guest code, up to the first counter that wraps; return how many ran."""
     cdef uint32_t user_on = enabled(&m.hardware, True), kernel_on = enabled(&m.hardware, False)
@@ -189,45 +198,46 @@ cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept no
     wrapped &= m.hardware.interrupt
     while wrapped:
         wrapped &= wrapped - 1
-        raise_pmi(m)
+        _raise_pmi(m)
     return cycles
-
-
-cdef void raise_pmi(machine_t *m) noexcept nogil:
-    """The hardware requests a PMI; it arrives after the skid, and later overflows join it."""
-    m.pmi.raised += 1
-    if m.pmi_arrival != NEVER:
-        m.pmi.coalesced += 1
-        return
-    m.pmi_arrival = m.wall + m.skid_minimum + <uint64_t>((sfc64_next(&m.skid) >> 32) * m.skid_range >> 32)
 
 
 # -- the ideal PMU and the ledger -------------------------------------------------------------------------------------
 
-cdef void synchronise_ideal(machine_t *m) noexcept nogil:
-    """Advance the ideal counters to now, in closed form: nothing changed their enable state since."""
-    cdef uint32_t user_on = enabled(&m.ideal, True), kernel_on = enabled(&m.ideal, False), left = user_on | kernel_on
+cdef inline uint64_t _since(const machine_t *m, int event, bint user, bint kernel, const uint64_t *clock) noexcept nogil:
+    # Occurrences that the guest's user and kernel code has made since its clocks (user, kernel, handler) stood there.
+    cdef uint64_t n = 0
+    if user:
+        n = between(m.rate[GUEST_USER][event], clock[0], m.clock[GUEST_USER])
+    if kernel:
+        n += between(m.rate[GUEST_KERNEL][event], clock[1], m.clock[GUEST_KERNEL])
+        n += between(m.rate[GUEST_HANDLER][event], clock[2], m.clock[GUEST_HANDLER])
+    return n
+
+
+cdef inline void _read_clocks(const machine_t *m, uint64_t *clock) noexcept nogil:
+    clock[0] = m.clock[GUEST_USER]
+    clock[1] = m.clock[GUEST_KERNEL]
+    clock[2] = m.clock[GUEST_HANDLER]
+
+
+cdef void advance_to_now(const machine_t *m, pmu_t *pmu, uint64_t *clock) noexcept nogil:
+    """Advance a PMU's counters, in closed form, from where its clocks stand to the guest's: nothing was programmed since."""
+    cdef uint32_t user_on = enabled(pmu, True), kernel_on = enabled(pmu, False), left = user_on | kernel_on
     cdef uint64_t n
     cdef int slot
     while left:
         slot = lowest_bit(left)
         left &= left - 1
-        n = 0
-        if user_on >> slot & 1:
-            n = between(m.rate[GUEST_USER][m.ideal.event[slot]], m.ideal_clock[0], m.clock[GUEST_USER])
-        if kernel_on >> slot & 1:
-            n += between(m.rate[GUEST_KERNEL][m.ideal.event[slot]], m.ideal_clock[1], m.clock[GUEST_KERNEL])
-            n += between(m.rate[GUEST_HANDLER][m.ideal.event[slot]], m.ideal_clock[2], m.clock[GUEST_HANDLER])
-        m.ideal.counter[slot] = (m.ideal.counter[slot] + n) & width_mask(&m.ideal, slot)
-    m.ideal_clock[0] = m.clock[GUEST_USER]
-    m.ideal_clock[1] = m.clock[GUEST_KERNEL]
-    m.ideal_clock[2] = m.clock[GUEST_HANDLER]
+        n = _since(m, pmu.event[slot], user_on >> slot & 1, kernel_on >> slot & 1, clock)
+        pmu.counter[slot] = (pmu.counter[slot] + n) & width_mask(pmu, slot)
+    _read_clocks(m, clock)
 
 
 cdef void apply_ideal(machine_t *m, access_t *a) noexcept nogil:
     """The same access on the PMU that this guest alone would own."""
     a.applied = 1
-    synchronise_ideal(m)
+    advance_to_now(m, &m.ideal, m.ideal_clock)
     if a.access == ACCESS_COUNTER:
         m.ideal.counter[a.slot] = a.value & width_mask(&m.ideal, a.slot)
     elif a.access == ACCESS_SELECTOR:
@@ -265,18 +275,10 @@ cdef void apply_direct(machine_t *m, access_t *a) noexcept nogil:
 
 cdef void meter(machine_t *m, guest_event_t *e, int reason) noexcept nogil:
     """Close the running meter of a guest event into its ledger and begin another (CAUSE_NONE: none)."""
-    cdef uint64_t n = 0
     if e.meter:
-        if e.meter_user:
-            n = between(m.rate[GUEST_USER][e.event], e.meter_clock[0], m.clock[GUEST_USER])
-        if e.meter_kernel:
-            n += between(m.rate[GUEST_KERNEL][e.event], e.meter_clock[1], m.clock[GUEST_KERNEL])
-            n += between(m.rate[GUEST_HANDLER][e.event], e.meter_clock[2], m.clock[GUEST_HANDLER])
-        e.losses[e.meter] += n
+        e.losses[e.meter] += _since(m, e.event, e.meter_user, e.meter_kernel, e.meter_clock)
     e.meter = reason
     if reason:
         e.meter_user = enabled(&m.ideal, True) >> e.slot & 1
         e.meter_kernel = enabled(&m.ideal, False) >> e.slot & 1
-        e.meter_clock[0] = m.clock[GUEST_USER]
-        e.meter_clock[1] = m.clock[GUEST_KERNEL]
-        e.meter_clock[2] = m.clock[GUEST_HANDLER]
+        _read_clocks(m, e.meter_clock)

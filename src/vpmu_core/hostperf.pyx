@@ -169,10 +169,12 @@ cdef void _bracket(
 # -- the host's own events --------------------------------------------------------------------------------------------
 
 cdef void place_host_events(machine_t *m) noexcept nogil:
-    """Before the run: the host's own events get their counters, at no cost."""
+    """Before the run: host perf owns the PMU, and the host's own events get their counters, at no cost."""
     cdef int8_t slots[MAX_HOST_EVENTS]
     cdef uint32_t accepted = 0, left
     cdef int i
+    m.hardware.lvtpc = LVTPC_NMI
+    m.hardware.global_ctrl = 0
     for i in range(m.host_events):
         if _assign(m, accepted | <uint32_t>1 << i, slots):
             accepted |= <uint32_t>1 << i
@@ -266,7 +268,6 @@ cdef int perf_create(machine_t *m, int guest_slot, uint64_t selector, int64_t pe
     m.host_events += 1
     m.creates += 1
     memset(e, 0, sizeof(host_event_t))
-    e.in_use = 1
     e.selector = (selector & (0xFFFF | SELECTOR_USR | SELECTOR_OS)) | SELECTOR_INT
     e.event = m.guest.event[guest_slot]
     e.allowed = m.host_allowed[e.event] & m.hardware.slots
@@ -356,7 +357,7 @@ cdef void perf_wake(machine_t *m) noexcept nogil:
 
 cdef void host_nmi_handler(machine_t *m) noexcept nogil:
     """intel_pmu_handle_irq() on the host, with kvm_perf_overflow() for the events that back guest counters."""
-    cdef uint64_t status, reads = 0, wrmsr, mask
+    cdef uint64_t status, reads = 0, mask
     cdef bint accepted = False
     cdef host_event_t *e
     cdef uint32_t guest_bit
@@ -382,14 +383,11 @@ cdef void host_nmi_handler(machine_t *m) noexcept nogil:
             m.guest.global_status |= bits_of(guest_bit)
             accepted = accepted or (m.guest.interrupt & guest_bit) != 0
     tally(m, ORIGIN_HOST, OP_RDMSR, 2)
+    spend(m, COST_RDMSR)
+    spend(m, COST_RDMSR)
     tally(m, ORIGIN_HOST, OP_WRMSR_GLOBAL, 1)
-    tally(m, ORIGIN_HOST, OP_RDPMC, reads)
-    tally(m, ORIGIN_HOST, OP_WRMSR_COUNTER, reads)
-    wrmsr = (1 + reads) * m.cost[COST_WRMSR]
-    m.spent[COST_RDMSR] += 2 * m.cost[COST_RDMSR]
-    m.spent[COST_RDPMC] += reads * m.cost[COST_RDPMC]
-    m.spent[COST_WRMSR] += wrmsr
-    host_advance(m, host_activity(m), 2 * m.cost[COST_RDMSR] + reads * m.cost[COST_RDPMC] + wrmsr)
+    spend(m, COST_WRMSR)
+    _spend_ops(m, reads, reads, 0, 0)
     _write_global_ctrl(m, host_global_ctrl(m, False))
     tally(m, ORIGIN_HOST, OP_WRMSR_LVTPC, 1)
     spend(m, COST_WRMSR_LVTPC)

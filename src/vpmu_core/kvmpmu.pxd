@@ -1,8 +1,7 @@
 # KVM's software copy of a guest PMU: what its emulated and its mediated design share (arch/x86/kvm/pmu.c).
 from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
 from vpmu_core.pmu cimport (
-    EVENT_INSTRUCTIONS, FIXED_SLOT, LVTPC_MASKED, SELECTOR_ENABLE, bits_of, enabled, slots_of, width_mask,
-    write_fixed_ctr_ctrl, write_selector,
+    EVENT_INSTRUCTIONS, FIXED_SLOT, SELECTOR_ENABLE, slots_of, write_fixed_ctr_ctrl, write_selector,
 )
 from vpmu_core.state cimport (
     ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_LVTPC, ACCESS_OVF_CTRL, ACCESS_SELECTOR,

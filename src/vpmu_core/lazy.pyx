@@ -8,12 +8,12 @@ late; the exit that meets one runs on the common code. A design needs nothing fo
 from libc.string cimport memcmp, memcpy, memset
 
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t, uint128_t
-from vpmu_core.activity cimport between, occurrences
+from vpmu_core.activity cimport occurrences
 from vpmu_core.pmu cimport SLOTS, enabled, pmu_t, width_mask
-from vpmu_core.counting cimport refresh_rates
+from vpmu_core.counting cimport advance_to_now, refresh_rates
 from vpmu_core.state cimport (
-    ACTIVITIES, BLIND, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, EFFECT_NONE, GUEST_KERNEL, GUEST_USER, HOST_TASK,
-    HYPERVISOR, IDLE, MAX_GUEST_EVENTS, MAX_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASE_RUN, SPENT, SPENT_HANDLING,
+    ACTIVITIES, BLIND, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, EFFECT_NONE, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER,
+    HOST_TASK, HYPERVISOR, IDLE, MAX_GUEST_EVENTS, MAX_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASE_RUN, SPENT, SPENT_HANDLING,
     SPENT_IDLE, USERSPACE, guest_event_t, host_event_t, machine_t, planned_exit_t, pmi_tally_t, vcpu_counter_t,
 )
 from vpmu_core.timeline cimport draw_work, vm_exit
@@ -173,22 +173,6 @@ cdef uint64_t _horizon(const machine_t *m, uint32_t emulated, uint64_t *budget) 
     return horizon
 
 
-cdef void _advance_counters(machine_t *m, uint64_t user, uint64_t kernel) noexcept nogil:
-    """Hardware counters to the new guest clocks, in closed form."""
-    cdef uint32_t user_on = enabled(&m.hardware, True), kernel_on = enabled(&m.hardware, False), left = user_on | kernel_on
-    cdef uint64_t n
-    cdef int slot
-    while left:
-        slot = lowest_bit(left)
-        left &= left - 1
-        n = 0
-        if user_on >> slot & 1:
-            n = between(m.hardware_rate[GUEST_USER][slot], m.clock[GUEST_USER], user)
-        if kernel_on >> slot & 1:
-            n += between(m.hardware_rate[GUEST_KERNEL][slot], m.clock[GUEST_KERNEL], kernel)
-        m.hardware.counter[slot] += n
-
-
 cdef void _add_emulated(pmu_t *pmu, uint32_t slots, uint64_t n) noexcept nogil:
     cdef int slot
     while slots:
@@ -220,7 +204,8 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
     cdef lazy_t *lazy = <lazy_t *>m.lazy
     cdef uint64_t horizon, budget = 0, skipped = 0, left, handling, blocked, kernel, after
     cdef uint64_t work = m.work, wall = m.wall, idle = m.clock[IDLE]
-    cdef uint64_t by_hypervisor = 0, by_blind = 0, by_task = 0, handled = 0, saved = 0, overlap, user
+    cdef uint64_t by_hypervisor = 0, by_blind = 0, by_task = 0, handled = 0, saved = 0, overlap
+    cdef uint64_t clock[3]
     cdef uint64_t kernel_most = m.cost[COST_HANDLING_KERNEL]
     cdef summary_t *s
     cdef uint32_t kind, i
@@ -263,10 +248,12 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
         draw_work(m)
     if skipped == 0:
         return 0
-    user = occurrences(m.user_share, work)
-    _advance_counters(m, user, work - user)
-    m.clock[GUEST_USER] = user
-    m.clock[GUEST_KERNEL] = work - user
+    clock[0] = m.clock[GUEST_USER]
+    clock[1] = m.clock[GUEST_KERNEL]
+    clock[2] = m.clock[GUEST_HANDLER]
+    m.clock[GUEST_USER] = occurrences(m.user_share, work)
+    m.clock[GUEST_KERNEL] = work - m.clock[GUEST_USER]
+    advance_to_now(m, &m.hardware, clock)
     m.spent[SPENT_HANDLING] += handled
     m.spent[COST_FASTPATH_REFUSED] -= saved
     m.spent[SPENT_IDLE] += idle - m.clock[IDLE]

@@ -10,7 +10,7 @@ from vpmu_core.hostperf cimport read_host_events
 from vpmu_core.lazy cimport fast_forward, lazy_t, summary_t
 from vpmu_core.msr cimport reset
 from vpmu_core.pmu cimport EVENTS, FIXED_SLOT, NO_EVENT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS
-from vpmu_core.random cimport logarithm_table, sfc64_seed, stream_t
+from vpmu_core.random cimport logarithm_table, sfc64_seed, sfc64_t, stream_t
 from vpmu_core.registers cimport RegisterFile
 from vpmu_core.counting cimport meter, running_clock
 from vpmu_core.state cimport (
@@ -52,8 +52,6 @@ cdef class Machine:
     """
 
     cdef machine_t m
-    cdef planned_exit_t *exits
-    cdef uint64_t *exit_count
     cdef Py_ssize_t n_exits
     cdef lazy_t lazy
     cdef object keep  # arrays that the machine points into
@@ -64,19 +62,17 @@ cdef class Machine:
     def __cinit__(self):
         memset(&self.m, 0, sizeof(machine_t))
         memset(&self.lazy, 0, sizeof(lazy_t))
-        self.exits = NULL
-        self.exit_count = NULL
 
     def __dealloc__(self):
-        free(self.exits)
-        free(self.exit_count)
+        free(self.m.exits)
+        free(self.m.exit_count)
         free(self.lazy.summary)
         free(self.lazy.copy)
 
     def __init__(self, plan, str engine="lazy"):
         cdef machine_t *m = &self.m
         cdef int i
-        if self.exits != NULL:
+        if self.m.exits != NULL:
             raise RuntimeError("a machine is initialised once")
         self.plan = plan
         self.keep = []
@@ -91,8 +87,8 @@ cdef class Machine:
         for i in range(SLOTS):
             m.vcpu[i].event = -1
             m.rated_event[i] = NO_EVENT
-        start(m)
         m.phase = PHASE_SETUP
+        start(m)
         with nogil:
             set_up(m)
         m.phase = PHASE_RUN
@@ -122,24 +118,22 @@ cdef class Machine:
             m.cost[i] = plan.costs[name]
         m.skid_minimum = plan.cpu.skid.minimum
         m.skid_range = plan.cpu.skid.maximum - plan.cpu.skid.minimum + 1
-        self._seed(plan.seeds["skid"], m.skid.s)
+        self._seed(plan.seeds["skid"], &m.skid)
 
-    cdef _seed(self, words, uint64_t *state):
+    cdef _seed(self, words, sfc64_t *generator):
         cdef uint64_t seed[3]
-        cdef stream_t stream
         seed[0], seed[1], seed[2] = words
-        sfc64_seed(&stream.generator, seed)
-        memcpy(state, stream.generator.s, sizeof(stream.generator.s))
+        sfc64_seed(generator, seed)
 
     def _fill_pmus(self, plan):
         cdef machine_t *m = &self.m
         self.hardware_file = register_file(plan.cpu)
-        self.guest_file = register_file(plan.cpu if plan.owns_hardware else plan.guest_cpu)
+        model = plan.cpu if plan.owns_hardware else plan.guest_cpu
+        self.guest_file = register_file(model)
         reset(&m.hardware, &self.hardware_file.file)
         reset(&m.guest, &self.guest_file.file)
         reset(&m.ideal, &self.guest_file.file)
         m.ideal_instructions = 1 << FIXED_SLOT  # fixed counter 0
-        model = plan.cpu if plan.owns_hardware else plan.guest_cpu
         width, full = model.gp_width, model.full_width_writes
         m.guest_max_period = (1 << (width - 1 if full else 31)) - 1
 
@@ -159,25 +153,23 @@ cdef class Machine:
         stream.threshold = <const uint32_t *>self._column([min(t, 0xFFFFFFFF) for t in planned.threshold], np.uint32)
         stream.alias = <const uint16_t *>self._column(planned.alias, np.uint16)
         stream.kind = <const uint16_t *>self._column(planned.kinds, np.uint16)
-        self._seed(seed, stream.generator.s)
+        self._seed(seed, &stream.generator)
 
     def _fill_exits(self, plan):
         cdef machine_t *m = &self.m
         cdef planned_exit_t *e
         self.n_exits = len(plan.exits)
-        self.exits = <planned_exit_t *>calloc(self.n_exits + 1, sizeof(planned_exit_t))
-        self.exit_count = <uint64_t *>calloc(self.n_exits + 1, sizeof(uint64_t))
-        if self.exits == NULL or self.exit_count == NULL:
+        self.m.exits = <planned_exit_t *>calloc(self.n_exits + 1, sizeof(planned_exit_t))
+        self.m.exit_count = <uint64_t *>calloc(self.n_exits + 1, sizeof(uint64_t))
+        if self.m.exits == NULL or self.m.exit_count == NULL:
             raise MemoryError
         for i, planned in enumerate(plan.exits):
-            e = &self.exits[i]
+            e = &self.m.exits[i]
             e.handling = planned.handling
             e.idle = planned.idle
             e.kind = planned.kind
             e.cpl = planned.cpl
             e.emulates = planned.emulates
-        m.exits = self.exits
-        m.exit_count = self.exit_count
         self._fill_stream(&m.work_stream, plan.work, plan.seeds["work"])
         self._fill_stream(&m.wall_stream, plan.wall, plan.seeds["wall"])
         if plan.trace is not None:
@@ -196,7 +188,6 @@ cdef class Machine:
         if len(plan.guest_events) > MAX_GUEST_EVENTS:
             raise ValueError(f"{len(plan.guest_events)} guest events do not fit {MAX_GUEST_EVENTS}")
         m.guest_events = len(plan.guest_events)
-        m.has_guest_perf = m.guest_events > 0
         for i, planned in enumerate(plan.guest_events):
             e = &m.guest_event[i]
             e.slot = planned.counter if planned.counter < 32 else planned.counter - 32 + FIXED_SLOT
@@ -218,7 +209,6 @@ cdef class Machine:
         m.has_host = m.host_events > 0
         for i, planned in enumerate(plan.host_events):
             e = &m.host_event[i]
-            e.in_use = 1
             e.event = planned.event
             e.selector = (planned.selector & 0xFFFF) | SELECTOR_INT
             e.selector |= (SELECTOR_USR if planned.user else 0) | (SELECTOR_OS if planned.kernel else 0)
@@ -285,14 +275,14 @@ cdef class Machine:
         try:
             memcpy(copy, &self.m, sizeof(machine_t))
             out = self._totals(&self.m)
-            exits = [self.exit_count[i] for i in range(self.n_exits)]
+            exits = [self.m.exit_count[i] for i in range(self.n_exits)]
             read_host_events(copy)
             out["host"] = [self._host(&copy.host_event[i]) for i in range(len(self.plan.host_events))]
             with nogil:
                 self._read_out(copy)
             # The copy shares the array of exit counts.
             for i in range(self.n_exits):
-                self.exit_count[i] = exits[i]
+                self.m.exit_count[i] = exits[i]
             out["exits"] = exits
             out["ops"] = {
                 PHASE_NAMES[p]: {
@@ -331,7 +321,6 @@ cdef class Machine:
         return {
             "w": m.wall,
             "clocks": [m.clock[a] for a in range(ACTIVITIES)],
-            "exits": [],
             "pmu_exits": {PMU_EXIT_NAMES[i]: m.pmu_exits[i] for i in range(PMU_EXITS)},
             "host_interrupts": m.host_interrupts,
             "switches": m.switches,

@@ -132,9 +132,6 @@ cdef inline void write_fixed_ctr_ctrl(pmu_t *pmu, uint64_t value) noexcept nogil
     pmu.interrupt = (pmu.interrupt & 0xFFFF) | interrupt
 
 
-cdef void request_pmi(pmu_t *pmu) noexcept nogil
-
-
 cdef class Pmu:
     cdef pmu_t pmu
     cdef RegisterFile file  # keeps the table alive

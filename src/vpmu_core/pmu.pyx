@@ -3,8 +3,9 @@
 from cpython.long cimport PyLong_CheckExact
 from libc.string cimport memset
 
-from vpmu_core._types cimport lowest_bit, uint8_t, uint32_t, uint64_t, uint128_t
+from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
 from vpmu_core.activity cimport between
+from vpmu_core.execute cimport add, execute_one, first_unsummable, operation_t, result_t
 from vpmu_core.msr cimport (
     FAULT_ABSENT, FAULT_CANONICAL, FAULT_DELIVERY_MODE, FAULT_NONE, FAULT_PRIVILEGE, FAULT_RDPMC_INDEX, FAULT_READ_ONLY,
     FAULT_RESERVED, fault, read_msr, read_pmc, reset, write_msr,
@@ -17,6 +18,7 @@ from operator import index as as_integer
 import numpy as np
 
 from vpmu._errors import GeneralProtectionFault, ScenarioError, UnknownName
+from vpmu._events import EVENTS as _EVENTS
 from vpmu._pmi import Pmi
 from vpmu._registers import STORAGE_WORDS as _STORAGE_NAMES
 from vpmu._registers import msr_name, register_file
@@ -29,8 +31,6 @@ OP_DTYPE = np.dtype(
 RESULT_DTYPE = np.dtype([("value", "<u8"), ("fault", "u1")], align=True)
 
 STATE_VERSION = 1
-EVENT_NAMES = ("instructions", "cycles", "ref-cycles", "bus-cycles", "cache-references", "cache-misses", "branches",
-               "branch-misses", "slots")
 _STATE_ADDRESSES = {
     "fixed_ctr_ctrl": 0x38D,
     "global_ctrl": 0x38F,
@@ -53,61 +53,6 @@ _REASONS = {
     FAULT_PRIVILEGE: "not allowed at this privilege level",
 }
 
-cdef packed struct operation_t:
-    uint8_t op
-    uint8_t flags
-    uint8_t cpl
-    uint8_t cr4_pce
-    uint32_t address
-    uint64_t value
-
-cdef struct result_t:
-    uint64_t value
-    uint8_t fault
-
-
-cdef void request_pmi(pmu_t *pmu) noexcept nogil:
-    """An overflow requests a PMI; while LVTPC is masked the request is dropped."""
-    if not pmu.lvtpc & LVTPC_MASKED:
-        pmu.pmi_pending = 1
-
-
-cdef void _add(pmu_t *pmu, int slot, uint64_t occurrences) noexcept nogil:
-    # Advance one counter; it wraps as often as it must.
-    cdef uint128_t total = <uint128_t>pmu.counter[slot] + occurrences
-    cdef uint64_t mask = width_mask(pmu, slot)
-    pmu.counter[slot] = <uint64_t>(total & mask)
-    if total > mask:
-        pmu.global_status |= bits_of(<uint32_t>1 << slot)
-        if pmu.interrupt >> slot & 1:
-            request_pmi(pmu)
-
-
-cdef void _retire_instruction(pmu_t *pmu, bint user) noexcept nogil:
-    cdef uint32_t on = enabled(pmu, user)
-    cdef int slot
-    while on:
-        slot = lowest_bit(on)
-        on &= on - 1
-        if pmu.event[slot] == EVENT_INSTRUCTIONS:
-            _add(pmu, slot, 1)
-
-
-cdef int _first_unsummable(const pmu_t *pmu, bint user) noexcept nogil:
-    """An enabled counter whose control asks for more than sums of occurrences; -1 if there is none."""
-    cdef uint32_t left = enabled(pmu, user)
-    cdef int slot
-    while left:
-        slot = lowest_bit(left)
-        left &= left - 1
-        # CMASK, EDGE, ANY, IN_TX, IN_TXCP; INV without CMASK is ignored. Of a fixed counter, ANY.
-        if slot < FIXED_SLOT and pmu.selector[slot] & 0x3FF240000ULL:
-            return slot
-        if slot >= FIXED_SLOT and pmu.fixed_ctr_ctrl >> 4 * (slot - FIXED_SLOT) & 4:
-            return slot
-    return -1
-
-
 cdef object _unsummable(const pmu_t *pmu, int slot):
     if slot >= FIXED_SLOT:
         return ScenarioError(
@@ -118,27 +63,6 @@ cdef object _unsummable(const pmu_t *pmu, int slot):
         f"PMC{slot}, selector {pmu.selector[slot]:#x}: CMASK, edge detection, AnyThread and IN_TX need a distribution "
         "per cycle (per_cycle), which is not available yet"
     )
-
-
-cdef int _execute_one(pmu_t *pmu, const register_file_t *file, const operation_t *op, result_t *result) noexcept nogil:
-    """Execute one operation; the slot that refuses to count the instruction, or -1."""
-    cdef fault code
-    cdef int refusing = -1
-    if op.op == 2:
-        code = read_pmc(pmu, file, op.address, op.cpl, op.cr4_pce, &result.value)
-    elif op.cpl:
-        code = FAULT_PRIVILEGE
-    elif op.op == 0:
-        code = read_msr(pmu, file, op.address, &result.value)
-    else:
-        code = write_msr(pmu, file, op.address, op.value)
-    if code:
-        result.fault = 1
-    elif op.flags & 1:
-        refusing = _first_unsummable(pmu, op.cpl > 0)
-        if refusing < 0:
-            _retire_instruction(pmu, op.cpl > 0)
-    return refusing
 
 
 cdef class Pmu:
@@ -271,8 +195,8 @@ cdef class Pmu:
         cdef const register_file_t *file = &self.file.file
         given = {}
         for name, number in events.items():
-            if name not in EVENT_NAMES:
-                raise UnknownName("event", str(name), EVENT_NAMES)
+            if name not in _EVENTS:
+                raise UnknownName("event", str(name), _EVENTS)
             given[name] = _occurrences(name, number)
         elapsed = _occurrences("cycles", cycles)
         if "cycles" in given:
@@ -283,7 +207,7 @@ cdef class Pmu:
         if now + elapsed >= 1 << 58:
             raise OverflowError("a PMU counts fewer than 2**58 cycles in all")
         end = now + <uint64_t>elapsed
-        slot = _first_unsummable(&self.pmu, user)
+        slot = first_unsummable(&self.pmu, user)
         if slot >= 0:
             raise _unsummable(&self.pmu, slot)
         memset(amount, 0, sizeof(amount))
@@ -292,13 +216,13 @@ cdef class Pmu:
         amount[EVENT_BUS_CYCLES] = between(file.rate_bus_cycles, now, end)
         amount[EVENT_SLOTS] = between(file.rate_slots, now, end)
         for name, number in given.items():
-            amount[EVENT_NAMES.index(name)] = number
+            amount[_EVENTS.index(name)] = number
         self.pmu.cycles = end
         on = enabled(&self.pmu, user)
         while on:
             slot = lowest_bit(on)
             on &= on - 1
-            _add(&self.pmu, slot, amount[self.pmu.event[slot]])
+            add(&self.pmu, slot, amount[self.pmu.event[slot]])
 
     @property
     def pmi_pending(self):
@@ -356,7 +280,7 @@ cdef class Pmu:
         cdef int refusing = -1
         with nogil:
             for i in range(operations.shape[0]):
-                refusing = _execute_one(&self.pmu, &self.file.file, &operations[i], &out[i])
+                refusing = execute_one(&self.pmu, &self.file.file, &operations[i], &out[i])
                 if refusing >= 0:
                     break
         if refusing >= 0:

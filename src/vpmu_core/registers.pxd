@@ -38,7 +38,6 @@ cdef struct register_file_t:
     uint64_t rate_ref_cycles  # 2**-32 per core cycle
     uint64_t rate_bus_cycles
     uint64_t rate_slots
-    uint8_t version  # CPUID.0AH:EAX[7:0]
     uint8_t perf_metrics  # IA32_PERF_CAPABILITIES[15]
 
 

@@ -38,5 +38,4 @@ cdef class RegisterFile:
         self.file.rate_ref_cycles = cpu.rate_of("ref-cycles")
         self.file.rate_bus_cycles = cpu.rate_of("bus-cycles")
         self.file.rate_slots = cpu.rate_of("slots")
-        self.file.version = cpu.version
         self.file.perf_metrics = cpu.perf_capabilities >> 15 & 1

@@ -1,5 +1,5 @@
 # The state of the machine: a data sheet. docs/machine.md says what happens to it.
-from vpmu_core._types cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from vpmu_core._types cimport int8_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from vpmu_core.pmu cimport EVENTS, SLOTS, pmu_t
 from vpmu_core.random cimport sfc64_t, stream_t
 
@@ -190,7 +190,6 @@ cdef struct host_event_t:
     uint8_t exclude_host
     uint8_t user
     uint8_t kernel
-    uint8_t in_use  # the array element holds an event
 
 cdef struct vcpu_counter_t:  # KVM struct kvm_pmc, emulated design
     uint64_t counter
@@ -277,7 +276,6 @@ cdef struct machine_s:
     bint ended
     bint yielded
     bint has_host
-    bint has_guest_perf
     bint list_entry  # GLOBAL_CTRL goes through the VM-exit store list
     uint8_t stopped
     uint8_t phase

@@ -1,6 +1,5 @@
 # The time line: guest code, exits and PMIs, in the order of docs/machine.md.
 from vpmu_core._types cimport uint64_t
-from vpmu_core.pmu cimport pmu_t
 from vpmu_core.state cimport access_t, machine_t
 
 
@@ -14,12 +13,11 @@ cdef inline void check_arrival(machine_t *m) noexcept nogil:
 
 
 cdef void request_guest_pmi(machine_t *m) noexcept nogil
-cdef void deliver_to_guest(machine_t *m, pmu_t *lvtpc_owner) noexcept nogil
+cdef void pend_nmi(machine_t *m) noexcept nogil
 cdef void vm_exit(
     machine_t *m, int kind, int cpl, bint emulates, uint64_t handling, uint64_t idle, int effect, access_t *access
 ) noexcept nogil
 cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexcept nogil
 cdef void draw_work(machine_t *m) noexcept nogil
-cdef void draw_wall(machine_t *m) noexcept nogil
 cdef void start(machine_t *m) noexcept nogil
 cdef void run(machine_t *m) noexcept nogil

@@ -2,7 +2,7 @@
 """The time line of one logical CPU: PMIs, exits and guest code (docs/machine.md, sections 3 to 6)."""
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
 from vpmu_core.counting cimport apply_ideal, guest_segment, host_activity, host_advance, running_clock, spend
-from vpmu_core.pmu cimport LVTPC_MASKED, enabled, pmu_t, width_mask
+from vpmu_core.pmu cimport LVTPC_MASKED, enabled, width_mask
 from vpmu_core.random cimport draw_gap, draw_kind
 from vpmu_core.state cimport (
     CAUSE_EMULATED_INSTRUCTION, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, COST_INTERRUPT_EXIT, COST_MSR_EMULATION,
@@ -31,17 +31,22 @@ cdef void request_guest_pmi(machine_t *m) noexcept nogil:
     m.pmi_requested = True
 
 
-cdef void deliver_to_guest(machine_t *m, pmu_t *lvtpc_owner) noexcept nogil:
-    """Through the guest's LVTPC; delivery masks it, as on Intel CPUs."""
-    if lvtpc_owner.lvtpc & LVTPC_MASKED:
-        m.pmi.lost += 1
-        return
-    lvtpc_owner.lvtpc |= LVTPC_MASKED
+cdef void pend_nmi(machine_t *m) noexcept nogil:
+    """The guest's LVTPC asks for an NMI: one may wait behind the one in service."""
     if m.nmi_pending:
         m.pmi.coalesced += 1
         return
     m.nmi_pending = True
     m.pmi.delivered += 1
+
+
+cdef void _deliver_to_guest(machine_t *m) noexcept nogil:
+    """Through the guest's LVTPC; delivery masks it, as on Intel CPUs."""
+    if m.guest.lvtpc & LVTPC_MASKED:
+        m.pmi.lost += 1
+        return
+    m.guest.lvtpc |= LVTPC_MASKED
+    pend_nmi(m)
 
 
 # -- exits ------------------------------------------------------------------------------------------------------------
@@ -71,7 +76,7 @@ cdef void draw_work(machine_t *m) noexcept nogil:
     m.next_idle = m.exits[m.next_kind].idle
 
 
-cdef void draw_wall(machine_t *m) noexcept nogil:
+cdef void _draw_wall(machine_t *m) noexcept nogil:
     """The next host interrupt, on the wall clock less idle time."""
     if m.wall_stream.mean_gap == 0:
         m.next_wall = NEVER
@@ -103,18 +108,20 @@ cdef void _due_interrupts(machine_t *m) noexcept nogil:
             return
         handling = m.exits[m.next_wall_kind].handling
         m.host_interrupts += 1
-        draw_wall(m)
+        _draw_wall(m)
         m.spent[SPENT_HANDLING] += handling
         host_advance(m, host_activity(m), handling)
 
 
 cdef void _retire(machine_t *m, int cpl) noexcept nogil:
     """One instruction that the hypervisor emulated: an occurrence outside all clocks."""
-    cdef uint32_t wanted = enabled(&m.ideal, cpl > 0) & m.ideal_instructions, left = wanted, different
+    cdef uint32_t wanted, left, different
     cdef guest_event_t *e
     cdef int slot, i
-    if not m.has_guest_perf:
+    if m.guest_events == 0:
         return
+    wanted = enabled(&m.ideal, cpl > 0) & m.ideal_instructions
+    left = wanted
     while left:
         slot = lowest_bit(left)
         left &= left - 1
@@ -189,7 +196,7 @@ cdef void vm_exit(
         if m.pmi_requested:
             m.pmi_requested = False
             spend(m, COST_PMI_INJECTION)
-            deliver_to_guest(m, &m.guest)
+            _deliver_to_guest(m)
         check_arrival(m)
     if switches:
         design.load(m)
@@ -229,12 +236,12 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
         if running_clock(m) >= m.next_wall and not left_alone:
             wall = &m.exits[m.next_wall_kind]
             m.exit_count[m.next_wall_kind] += 1
-            draw_wall(m)
+            _draw_wall(m)
             vm_exit(m, wall.kind, wall.cpl, wall.emulates, wall.handling, wall.idle, EFFECT_NONE, NULL)
             continue
         d = cycles
         if kind == WORK:
-            if m.wall >= m.end and not m.finishing:
+            if m.wall >= m.end:
                 m.ended = True
                 return cycles
             if m.budget <= 0:
@@ -260,7 +267,7 @@ cdef void start(machine_t *m) noexcept nogil:
     """From power-on to the first instruction of the guest."""
     draw_work(m)
     m.next_wall = 0
-    draw_wall(m)
+    _draw_wall(m)
     if m.design.start != NULL:
         m.design.start(m)
     if m.design.load != NULL:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .._cpu import CpuModel
-from .._plan import EVENTS, NO_EVENT, Plan
+from .._events import EVENTS
+from .._plan import NO_EVENT, Plan
 from ._clocks import Rates, Step
 
 USR, OS, INT, EN = 1 << 16, 1 << 17, 1 << 20, 1 << 22

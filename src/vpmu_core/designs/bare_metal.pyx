@@ -3,21 +3,13 @@
 from cpython.pycapsule cimport PyCapsule_New
 from libc.string cimport memset
 
-from vpmu_core.state cimport design_t, machine_t
-
-
-cdef void _arrive(machine_t *m) noexcept nogil:
-    # LVTPC is an NMI: one may wait behind the one in service.
-    if m.nmi_pending:
-        m.pmi.coalesced += 1
-        return
-    m.nmi_pending = True
-    m.pmi.delivered += 1
+from vpmu_core.state cimport design_t
+from vpmu_core.timeline cimport pend_nmi
 
 
 cdef design_t _DESIGN
 memset(&_DESIGN, 0, sizeof(design_t))
-_DESIGN.arrive = _arrive
+_DESIGN.arrive = pend_nmi
 
 
 def reactions():

@@ -9,19 +9,13 @@ from vpmu_core.hostperf cimport (
     perf_wake, place_host_events,
 )
 from vpmu_core.kvmpmu cimport access_registers, counting_at, locally_enabled, recompute_counting
-from vpmu_core.pmu cimport FIXED_SLOT, LVTPC_NMI, SELECTOR_OS, SELECTOR_USR, bits_of, enabled, slots_of, width_mask
+from vpmu_core.pmu cimport FIXED_SLOT, SELECTOR_OS, SELECTOR_USR, bits_of, enabled, slots_of, width_mask
 from vpmu_core.counting cimport meter, spend
 from vpmu_core.state cimport (
     ACCESS_COUNTER, ACCESS_RDPMC, CAUSE_NONE, CAUSE_NOT_SCHEDULED, COST_REPROGRAM, EFFECT_NMI, EXIT_EXCEPTION_NMI,
     HOST_ACTIVE, KERNEL, access_t, design_t, guest_event_t, machine_t, vcpu_counter_t,
 )
 from vpmu_core.timeline cimport request_guest_pmi, vm_exit
-
-
-cdef void _start(machine_t *m) noexcept nogil:
-    m.hardware.lvtpc = LVTPC_NMI
-    m.hardware.global_ctrl = 0
-    place_host_events(m)
 
 
 cdef bint _backed(const machine_t *m, int slot) noexcept nogil:
@@ -166,7 +160,7 @@ cdef void _arrive(machine_t *m) noexcept nogil:
 
 cdef design_t _DESIGN
 memset(&_DESIGN, 0, sizeof(design_t))
-_DESIGN.start = _start
+_DESIGN.start = place_host_events
 _DESIGN.leave = _leave
 _DESIGN.enter = _enter
 _DESIGN.requests = _requests

@@ -16,12 +16,6 @@ from vpmu_core.state cimport (
 from vpmu_core.timeline cimport request_guest_pmi, vm_exit
 
 
-cdef void _start(machine_t *m) noexcept nogil:
-    m.hardware.lvtpc = LVTPC_NMI
-    m.hardware.global_ctrl = 0
-    place_host_events(m)
-
-
 cdef void _leave(machine_t *m) noexcept nogil:
     # VM-exit saves GLOBAL_CTRL (into the cache, if the guest writes it without exits) and loads 0.
     if not m.traps >> ACCESS_GLOBAL_CTRL & 1:
@@ -78,7 +72,7 @@ cdef void _arrive(machine_t *m) noexcept nogil:
     if m.in_guest:
         m.pmu_exits[EXIT_EXTERNAL_INTERRUPT] += 1
         vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_PMI, NULL)
-    elif m.hardware.lvtpc & 0x700:
+    elif m.hardware.lvtpc & LVTPC_NMI:
         # Past the switch of LVTPC: an NMI that host perf has no use for.
         m.pmi.skid_past_exit += 1
         m.pmi.lost += 1
@@ -91,7 +85,7 @@ cdef void _arrive(machine_t *m) noexcept nogil:
 
 cdef design_t _DESIGN
 memset(&_DESIGN, 0, sizeof(design_t))
-_DESIGN.start = _start
+_DESIGN.start = place_host_events
 _DESIGN.leave = _leave
 _DESIGN.enter = _enter
 _DESIGN.put = put_guest

@@ -4,14 +4,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.string cimport memset
 
 from vpmu_core.hostperf cimport host_global_ctrl, place_host_events
-from vpmu_core.pmu cimport LVTPC_NMI
 from vpmu_core.state cimport design_t, machine_t
-
-
-cdef void _start(machine_t *m) noexcept nogil:
-    m.hardware.lvtpc = LVTPC_NMI
-    m.hardware.global_ctrl = 0
-    place_host_events(m)
 
 
 cdef void _leave(machine_t *m) noexcept nogil:
@@ -29,7 +22,7 @@ cdef void _arrive(machine_t *m) noexcept nogil:
 
 cdef design_t _DESIGN
 memset(&_DESIGN, 0, sizeof(design_t))
-_DESIGN.start = _start
+_DESIGN.start = place_host_events
 _DESIGN.leave = _leave
 _DESIGN.enter = _enter
 _DESIGN.arrive = _arrive
