@@ -225,8 +225,8 @@ def test_seed_and_cpu_are_used() -> None:
     )
     assert first == second
     assert first["mediated"]["guest"] != other["mediated"]["guest"]
-    skylake = rows("hackbench", "--seconds", "0.003", "--cpu", "skylake", "--design", "none")
-    assert skylake["none"]["exits_per_s"] != rows("hackbench", "--seconds", "0.003", "--design", "none")["none"]
+    skylake = rows("hackbench", "--seconds", "0.003", "--cpu", "skylake", "--design", "mediated")
+    assert skylake["mediated"]["guest"] != first["mediated"]["guest"]
 
 
 def test_all_engines_print_the_same() -> None:
@@ -269,7 +269,8 @@ def test_run_shows_where_everything_went(name: str, monkeypatch: pytest.MonkeyPa
         assert title in text
     ledger = strict_json(good("run", str(SCENARIOS / f"{name}.toml"), "--format", "json"))["ledger"]
     shown = [*ledger["cycles"].values(), *ledger["spent"].values(), *ledger["exits"].values()]
-    assert all(f"{number:,}" in text for number in shown if number)
+    printed = set(re.findall(r"[\d,]+", text))
+    assert {f"{number:,}" for number in shown if number} <= printed
 
 
 def test_recording_of_a_scenario_is_found_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,10 +80,6 @@ def test_sequences_are_those_of_linux_step_by_step(name: str, load: list[Step]) 
     found = vpmu.sequence(name)
     assert list(found.load) == load
     assert list(found.put) == PUT
-    # Loops keep the order of their operations, which a comparison of tables does not show.
-    for steps, expected in ((found.load, load), (found.put, PUT)):
-        for step, other in zip(steps, expected, strict=True):
-            assert [dict(inner) for inner in step.get("do", ())] == [dict(inner) for inner in other.get("do", ())]
     assert "kvm_mediated_pmu_load" in found.source
     assert "56bb27369750" in found.source
     assert ("b0b6a8d3be16" in found.source) == (load is LOAD)

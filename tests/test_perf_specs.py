@@ -211,7 +211,7 @@ def test_perfs_are_checked_when_they_are_made() -> None:
             make(["cycls"])
     for period in (0, -1, 1 << 47, True, 1.0, "5", None):
         with pytest.raises(vpmu.ScenarioError, match="period"):
-            vpmu.PerfRecord(["cycles"], period)  # type: ignore[arg-type]
+            vpmu.PerfRecord(["cycles"], period)  # type: ignore[arg-type]  # what is refused
 
 
 def test_a_period_must_fit_the_guests_counters() -> None:

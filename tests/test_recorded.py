@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import vpmu
 from vpmu import testing
+from vpmu._workload import Exact
 from vpmu.cli import main
 
 RECORDINGS = Path(__file__).resolve().parent / "recordings"
@@ -103,11 +104,13 @@ def test_every_dialect_is_replayed_once(name: str) -> None:
 def test_a_trace_is_not_played_longer_than_it_is(tmp_path: Path) -> None:
     recorded = vpmu.read_recording(trace(tmp_path / "t.txt", [(100, 10, "CPUID")] * 9))
     length = Fraction(990, 10**6)
-    for seconds in (1, "0.0005", 0.00099001):
+    others: tuple[Exact, ...] = (1, "0.0005", 0.00099001)
+    for seconds in others:
         with pytest.raises(vpmu.ScenarioError, match="--repeat"):
-            vpmu.Scenario(workload=recorded, seconds=seconds)  # type: ignore[arg-type]
-    for seconds in (length, "0.00099", 0.00099, Decimal("0.00099"), None):
-        assert vpmu.Scenario(workload=recorded, seconds=seconds).seconds == length  # type: ignore[arg-type]
+            vpmu.Scenario(workload=recorded, seconds=seconds)
+    same: tuple[Exact | None, ...] = (length, "0.00099", 0.00099, Decimal("0.00099"), None)
+    for also in same:
+        assert vpmu.Scenario(workload=recorded, seconds=also).seconds == length
 
 
 @pytest.mark.parametrize("times", [1, 3, Fraction(7, 2)])
@@ -173,8 +176,9 @@ def test_fastpath_msrs_and_userspace_exits_of_a_trace_take_their_path(tmp_path: 
 
 def test_a_table_is_as_long_as_is_said() -> None:
     # By eye, table 2: 90 HLT of 9.07 us and 10 MSR_WRITE of 0.80 us.
-    for seconds in (10, "10", 10.0, Decimal(10), Fraction(10)):
-        recorded = vpmu.read_recording(TABLE, recorded_seconds=seconds, table=2)  # type: ignore[arg-type]
+    lengths: tuple[Exact, ...] = (10, "10", 10.0, Decimal(10), Fraction(10))
+    for seconds in lengths:
+        recorded = vpmu.read_recording(TABLE, recorded_seconds=seconds, table=2)
         assert recorded.recorded_seconds == 10
         assert recorded.workload().exits_per_second == 10
     source = recorded.workload()
@@ -293,9 +297,10 @@ def test_bad_options_raise_our_errors(path: Path, options: dict[str, Any], said:
 
 
 def test_options_of_tables_and_of_traces_are_not_mixed() -> None:
-    for options in ({"recorded_seconds": 1}, {"vcpus": 2}):
+    tables_only: tuple[dict[str, Any], ...] = ({"recorded_seconds": 1}, {"vcpus": 2})
+    for options in tables_only:
         with pytest.raises(vpmu.ScenarioError, match="belong to tables"):
-            vpmu.read_recording(RECORDINGS / "ftrace_new.txt", **options)  # type: ignore[arg-type]
+            vpmu.read_recording(RECORDINGS / "ftrace_new.txt", **options)
     with pytest.raises(vpmu.ScenarioError, match="belong to traces"):
         vpmu.read_recording(TABLE, repeat=True)
     table = vpmu.read_recording(TABLE, recorded_seconds=10, table=2)
@@ -327,3 +332,17 @@ def test_messages_go_to_standard_error_one_a_line() -> None:
     assert len(messages) > 1
     assert err.getvalue() == "".join(f"vpmu: {message}\n" for message in messages)
     assert "vpmu: " not in out.getvalue()
+
+
+@pytest.mark.parametrize(("seconds", "repeat"), [("0.1", True), ("1", True), (None, False)])
+def test_blocking_exits_of_a_trace_are_those_that_ran(seconds: str | None, repeat: bool, tmp_path: Path) -> None:
+    lines = []
+    for i in range(20):  # a HLT every 10 ms, 9 of which are idle
+        at = 1 + i / 100
+        lines += [f" qemu-1 [000] {at:.6f}: kvm_exit: vcpu 0 reason HLT rip 0x1 info 0 0\n"]
+        lines += [f" qemu-1 [000] {at + 0.009:.6f}: kvm_entry: vcpu 0, rip 0x1\n"]
+    path = tmp_path / "halts.txt"
+    path.write_text("".join(lines), encoding="utf-8")
+    recorded = vpmu.read_recording(path, repeat=repeat)
+    result = vpmu.simulate(vpmu.Scenario(workload=recorded, seconds=seconds, design="none"))
+    assert result.blocking_exits == sum(result.exits.values()) > 0

@@ -228,6 +228,8 @@ def test_levels_are_separate() -> None:
     result = run(plan)
     check(result)
     assert result["counters"][0]["value"] == occurrences(plan, 0, result["clocks"], (0,))
+    handler = result["counters"][1]["value"] - occurrences(plan, 0, result["clocks"], (1,))
+    assert 0 <= handler <= 40_000 * RATES[0] // ONE  # of set-up and read-out
 
 
 def test_none_lets_host_events_see_the_guest() -> None:

@@ -264,7 +264,7 @@ def test_workload_is_frozen_hashable_and_pickles() -> None:
     assert made == pickle.loads(pickle.dumps(made))
     assert made.exits_per_second == 10
     with pytest.raises(FrozenInstanceError):
-        made.name = "other"  # type: ignore[misc]
+        made.name = "other"  # type: ignore[misc]  # what is refused
 
 
 # The TOML schema

@@ -54,10 +54,12 @@ if TYPE_CHECKING:
     from ._sequences import sequences as sequences
     from ._simulate import compare as compare
     from ._simulate import simulate as simulate
-    from ._version import VERSION as __version__  # noqa: F401 (a public name)
+    from ._version import __version__ as __version__
     from ._workload import EventRates as EventRates
     from ._workload import ExitSource as ExitSource
     from ._workload import Workload as Workload
+    from ._workload_file import parse_workload as parse_workload
+    from ._workload_file import rates_names as rates_names
     from ._workload_file import workload as workload
     from ._workload_file import workloads as workloads
 
@@ -108,6 +110,8 @@ _HOME = {
     "EventRates": "vpmu._workload",
     "ExitSource": "vpmu._workload",
     "Workload": "vpmu._workload",
+    "parse_workload": "vpmu._workload_file",
+    "rates_names": "vpmu._workload_file",
     "workload": "vpmu._workload_file",
     "workloads": "vpmu._workload_file",
 }
@@ -118,7 +122,7 @@ __all__ = sorted(_HOME)
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'vpmu' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), "VERSION" if name == "__version__" else name)
+    value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 from ._errors import ScenarioError, UnknownName
 
 Quality = Literal["published", "derived", "assumed"]
+QUALITIES: tuple[Quality, ...] = ("published", "derived", "assumed")
 
 #: The primitives in the order in which the compiled core indexes them.
 COST_NAMES: tuple[str, ...] = (
@@ -69,7 +70,7 @@ class Figure:
     def __post_init__(self) -> None:
         if isinstance(self.value, bool) or not isinstance(self.value, int) or not 0 <= self.value < 1 << 40:
             raise ScenarioError(f"a figure must be an integer in [0, 2**40), not {self.value!r}")
-        if self.quality not in ("published", "derived", "assumed"):
+        if self.quality not in QUALITIES:
             raise ScenarioError(f"quality {self.quality!r} must be published, derived or assumed")
 
 

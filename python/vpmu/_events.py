@@ -25,7 +25,9 @@ CODES: dict[str, int] = {
 #: Events in the order of their index.
 EVENTS = tuple(CODES)
 _ALIASES = {"cpu-cycles": "cycles", "branch-instructions": "branches"}
-_BY_CODE = {code: name for name, code in CODES.items()} | {0x01A4: "slots"}
+#: TOPDOWN.SLOTS_P on a GP counter.
+SLOTS_CODE = 0x01A4
+_BY_CODE = {code: name for name, code in CODES.items()} | {SLOTS_CODE: "slots"}
 #: Fixed counter of an event, and whether it is the only place (perf's pseudo encodings).
 FIXED: dict[str, tuple[int, bool]] = {
     "instructions": (0, False),
@@ -63,6 +65,11 @@ class Event:
     def code(self) -> int:
         """Event select and unit mask, 16 bits."""
         return CODES[self.name]
+
+    @property
+    def selector_code(self) -> int:
+        """The same in an event selector, where perf's pseudo encoding of slots counts nothing."""
+        return SLOTS_CODE if self.name == "slots" else self.code
 
 
 def parse_event(text: str) -> Event:

@@ -9,16 +9,16 @@ from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from typing import Any, Literal
 
-from ._costs import Quality
+from ._costs import QUALITIES, Quality
 from ._data import data_text
 from ._errors import ScenarioError, UnknownName
 
 Kind = Literal["fastpath", "kernel", "userspace"]
 Clock = Literal["work", "wall"]
 
+#: In the order of their index.
 KINDS: tuple[Kind, ...] = ("fastpath", "kernel", "userspace")
 CLOCKS: tuple[Clock, ...] = ("work", "wall")
-QUALITIES: tuple[Quality, ...] = ("published", "derived", "assumed")
 
 
 @dataclass(frozen=True)

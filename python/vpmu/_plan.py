@@ -28,9 +28,6 @@ ACTIVITIES: tuple[tuple[str, int], ...] = (
     ("idle", 0),
 )
 
-#: Kinds of exit in the order of their index.
-KINDS: tuple[str, ...] = ("fastpath", "kernel", "userspace")
-
 #: Guest accesses that a design may trap, in the order of their bit in ``Plan.traps``.
 ACCESSES: tuple[str, ...] = (
     "counter",  # WRMSR of a GP or fixed counter

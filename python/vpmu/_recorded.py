@@ -13,8 +13,8 @@ import numpy.typing as npt
 from ._costs import CostModel
 from ._cpu import CpuModel
 from ._errors import ScenarioError
-from ._exits import exit_kind
-from ._plan import KINDS, PlannedExit, Trace
+from ._exits import KINDS, exit_kind
+from ._plan import PlannedExit, Trace
 from ._workload import Exact, Workload, check_integer, exact, table_workload
 from ._workload_file import workload
 from .recordings import TableRecording, TraceRecording, parse_recording
@@ -110,7 +110,7 @@ class Recorded:
         hz = cpu.core_hz.value
         transition = cpu.costs["vm_exit"].value + cpu.costs["vm_entry"].value
         exit_at = _cycles(recording.exit_ns, hz)
-        # One kind for each combination of reason, fastpath MSR and userspace exit.
+        # One kind for each combination of reason, MSR and userspace exit.
         key = np.stack([recording.reason.astype(np.int64), recording.msr, recording.userspace.astype(np.int64)], axis=1)
         distinct, index = np.unique(key, axis=0, return_inverse=True)
         index = index.reshape(-1)

@@ -23,6 +23,11 @@ CAUSES: dict[str, str] = {
 _CLASSES = ("wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
 
 
+def few_blocking_exits(raw: Mapping[str, Any]) -> bool:
+    """Whether so few exits carry so much of the time that another seed gives another overhead."""
+    return bool(raw["blocking_exits"] < 400 and 5 * raw["clocks"][6] > raw["w"])
+
+
 @dataclass(frozen=True)
 class Counter:
     """One event of a perf in the guest or on the host.
@@ -185,7 +190,7 @@ class Result:
     @property
     def uncertain(self) -> bool:
         """Whether a few blocking exits carry so much of the time that another seed gives another overhead."""
-        return bool(self.raw) and self.blocking_exits < 400 and 5 * self.raw["clocks"][6] > self.raw["w"]
+        return bool(self.raw) and few_blocking_exits(self.raw)
 
     @property
     def deciding_assumption(self) -> str:

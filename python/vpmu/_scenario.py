@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -16,8 +16,9 @@ from ._cpu import CpuModel, cpu
 from ._designs import Dedicated, Design, GuestPmu, Mediated, design
 from ._errors import ScenarioError
 from ._events import CODES, EVENTS, Event, allowed_counters, parse_event, place
+from ._exits import KINDS
 from ._perf import GuestPerf, HostEvent, PerfRecord, PerfStat, parse_guest_perf, parse_host_perf
-from ._plan import ACTIVITIES, KINDS, Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
+from ._plan import ACTIVITIES, Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
 from ._recorded import Recorded, positive_seconds
 from ._workload import EventRates, Workload, check_integer
 from ._workload_file import workload
@@ -87,8 +88,8 @@ class Scenario:
         _check_type("design", self.design, Design)
         put("workload", workload(self.workload) if isinstance(self.workload, str) else self.workload)
         _check_type("workload", self.workload, Workload, Recorded)
-        put("guest_perf", tuple(parse_guest_perf(p) if isinstance(p, str) else p for p in _listed(self.guest_perf)))
-        put("host_perf", tuple(parse_host_perf(p) if isinstance(p, str) else p for p in _listed(self.host_perf)))
+        put("guest_perf", _listed("guest_perf", self.guest_perf, parse_guest_perf, "stat:instructions,cycles"))
+        put("host_perf", _listed("host_perf", self.host_perf, parse_host_perf, "cycles:pinned"))
         for guest_perf in self.guest_perf:
             _check_type("guest_perf", guest_perf, PerfStat, PerfRecord)
         for host_perf in self.host_perf:
@@ -111,7 +112,7 @@ class Scenario:
             put("seconds", positive_seconds(self.seconds, "seconds"))
         if fixed_length is not None and self.seconds != fixed_length:
             raise ScenarioError(
-                f"{self.workload.name} is replayed once, so its length is given; add --repeat to loop it"
+                f"{self.workload.name} is replayed once, so its length is given; add repeat (--repeat) to loop it"
             )
         check_integer(self.seed, 0, (1 << 64) - 1, "seed")
         if not 1 <= self.end_cycles < MAX_CYCLES:
@@ -185,10 +186,10 @@ def _check_type(what: str, value: object, *types: type) -> None:
         raise ScenarioError(f"{what} must be {' or '.join(t.__name__ for t in types)} or its name, not {value!r}")
 
 
-def _listed(value: object) -> Sequence[object]:
+def _listed(what: str, value: object, parse: Callable[[str], object], example: str) -> tuple[object, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ScenarioError(f"perf is a list, such as ['stat:instructions,cycles'], not {value!r}")
-    return value
+        raise ScenarioError(f"{what} is a list, such as [{example!r}], not {value!r}")
+    return tuple(parse(item) if isinstance(item, str) else item for item in value)
 
 
 def _rates(scenario: Scenario, source: Workload) -> tuple[tuple[int, ...], ...]:
@@ -273,9 +274,15 @@ def _host_event(event: HostEvent, scenario: Scenario) -> PlannedHostEvent:
     gp, fixed = allowed_counters(parsed.name, scenario.cpu)
     if (scenario.fails(event) and not scenario.what_if) or isinstance(scenario.design, Dedicated):
         gp = fixed = 0  # perf_event_open fails: there is no counter that could count it
-    code = 0x01A4 if parsed.name == "slots" else parsed.code
     return PlannedHostEvent(
-        parsed.index, code, gp, fixed, parsed.user, parsed.kernel, event.exclude_guest, event.exclude_host
+        parsed.index,
+        parsed.selector_code,
+        gp,
+        fixed,
+        parsed.user,
+        parsed.kernel,
+        event.exclude_guest,
+        event.exclude_host,
     )
 
 
@@ -301,8 +308,7 @@ def plan(scenario: Scenario) -> Plan:
             longest = (1 << (guest.gp_width - 1 if guest.full_width_writes else 31)) - 1
             if period > longest:
                 raise ScenarioError(f"period {period} is above {longest}, the longest that {guest.name} can arm")
-            code = 0x01A4 if event.name == "slots" else event.code
-            selector = code | event.user << 16 | event.kernel << 17 | 1 << 20
+            selector = event.selector_code | event.user << 16 | event.kernel << 17 | 1 << 20
             guest_events.append(PlannedGuestEvent(event.index, selector, counter, event.user, event.kernel, period))
     costs = scenario.cost_model()
     return Plan(

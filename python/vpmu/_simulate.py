@@ -13,9 +13,9 @@ from ._designs import designs as _all_designs
 from ._errors import ScenarioError, UnknownName
 from ._perf import HostEvent
 from ._plan import Plan
-from ._result import Counter, Result
+from ._result import Counter, Result, few_blocking_exits
 from ._scenario import Scenario, plan
-from ._version import VERSION
+from ._version import __version__
 
 Progress = Callable[[int, int], None]
 
@@ -115,7 +115,10 @@ def _refused(scenario: Scenario, engine: str, reason: str, baselines: tuple[Resu
 
 def _blocking(planned: Plan, raw: dict[str, Any]) -> int:
     if planned.trace is not None:
-        return int((planned.trace.idle > 0).sum())
+        # Exits of a trace come in its order, again and again.
+        blocks = planned.trace.idle > 0
+        rounds, rest = divmod(sum(raw["exits"]), len(blocks))
+        return int(rounds * blocks.sum() + blocks[:rest].sum())
     return sum(count for e, count in zip(planned.exits, raw["exits"], strict=True) if e.idle)
 
 
@@ -211,10 +214,10 @@ def _notes(scenario: Scenario, forced: str, counters: tuple[Counter, ...], raw: 
     idle = raw["clocks"][6]
     if 10 * raw["w"] > 11 * scenario.end_cycles:
         notes.append(f"the run lasted {raw['w'] / hz:.3g} s: what was under way at its end is not cut")
-    if raw["blocking_exits"] < 400 and 5 * idle > raw["w"]:
+    if few_blocking_exits(raw):
         notes.append(
             f"{raw['blocking_exits']} blocking exits carry {idle / raw['w']:.0%} of the time, so overheads differ from "
-            "seed to seed; run longer (--seconds)"
+            "seed to seed; run more seconds"
         )
     if counters and 100 * scenario.end_cycles < hz:
         notes.append("in less than 10 ms the set-up of guest perf weighs heavily")
@@ -236,7 +239,7 @@ def _notes(scenario: Scenario, forced: str, counters: tuple[Counter, ...], raw: 
 
 
 def _provenance(scenario: Scenario, engine: str) -> dict[str, Any]:
-    return {"vpmu": VERSION, "engine": engine, "design": str(scenario.design), **scenario.to_dict()}
+    return {"vpmu": __version__, "engine": engine, "design": str(scenario.design), **scenario.to_dict()}
 
 
 def compare(

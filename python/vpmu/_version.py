@@ -1,3 +1,3 @@
 """The version; pyproject.toml takes it from here."""
 
-VERSION = "0.1.0"
+__version__ = "0.1.0"

@@ -8,9 +8,9 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any, Literal, Protocol
 
-from ._costs import Quality
+from ._costs import QUALITIES, Quality
 from ._errors import ScenarioError, UnknownName
-from ._exits import QUALITIES, Clock, Kind, check_exit, exit_kind
+from ._exits import Clock, Kind, check_exit, exit_kind
 
 Exact = int | str | float | Decimal | Fraction
 
@@ -43,7 +43,8 @@ def exact(value: object, what: str) -> Fraction:
                 return Fraction(decimal)
         except (InvalidOperation, ValueError, ZeroDivisionError):
             pass
-    raise ScenarioError(f"{what} {value!r} must be a number such as 10, '0.25' or '3/4'")
+    shown = text if isinstance(value, Decimal) else repr(value)
+    raise ScenarioError(f"{what} {shown[:40]} must be a number such as 10, '0.25' or '3/4'")
 
 
 def round_half_up(value: Fraction) -> int:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
-from ._costs import Quality
+from ._costs import QUALITIES, Quality
 from ._data import data_names, data_text
 from ._errors import ScenarioError, UnknownName
-from ._exits import QUALITIES, exit_kind
+from ._exits import exit_kind
 from ._workload import (
     ACTIVITIES,
     KIND_FIELDS,

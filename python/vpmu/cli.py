@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -26,7 +27,7 @@ from ._result import Result
 from ._scenario import Scenario
 from ._sequences import sequence, sequences
 from ._simulate import ENGINES, compare, simulate
-from ._version import VERSION
+from ._version import __version__
 from ._workload import Workload
 from ._workload_file import rates_names, workload, workloads
 
@@ -48,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="vpmu", description="Simulate an x86 PMU while a hypervisor shares it between guests and host."
     )
-    parser.add_argument("--version", action="version", version=f"vpmu {VERSION}")
+    parser.add_argument("--version", action="version", version=f"vpmu {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     formatter = argparse.RawDescriptionHelpFormatter
@@ -163,7 +164,6 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     started = time.monotonic()
     bar: Any = None
     task: Any = None
-    finished: dict[str, float] = {}
 
     def report_progress(name: str, at: int, end: int) -> None:
         nonlocal bar, task
@@ -178,8 +178,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
             bar = Progress(console=Console(stderr=True), transient=True)
             bar.start()
             task = bar.add_task(name, total=None)
-        finished[name] = min(at / end, 1.0)
-        bar.update(task, description=name, completed=finished[name], total=1.0)
+        bar.update(task, description=name, completed=min(at / end, 1.0), total=1.0)
 
     try:
         yield report_progress
@@ -215,6 +214,8 @@ def _workload(args: argparse.Namespace) -> Workload | Recorded:
         if name in rates_names():
             raise ScenarioError(f"{name} has event rates but no exits; use it with a recording, as --rates {name}")
         raise UnknownName("workload (and there is no such file)", name, workloads())
+    if name.endswith(".toml"):
+        raise ScenarioError(f"{name} is no recording: vpmu run takes scenarios, vpmu.parse_workload() workloads")
     rates = args.rates or "generic"
     if rates not in rates_names():
         raise UnknownName("workload for --rates", rates, rates_names())
@@ -243,7 +244,8 @@ def _heading(scenario: Scenario) -> str:
         quality = {figure.name: figure.quality for figure in rates.figures}.get("user_share", "assumed")
         line += (
             f"\nA recording holds exits and times only: event rates and the user share "
-            f"({rates.user_share / 2**32:.0%}, {quality}) are those of {rates.name!r}; choose others with --rates."
+            f"({rates.user_share / 2**32:.0%}, {quality}) are those of {rates.name!r}; choose others with "
+            "rates (--rates)."
         )
     return line
 
@@ -273,20 +275,7 @@ def _compare(args: argparse.Namespace) -> int:
     return 0
 
 
-_SCENARIO_KEYS = (
-    "cpu",
-    "design",
-    "workload",
-    "recording",
-    "guest_perf",
-    "host_perf",
-    "seconds",
-    "seed",
-    "guest_pmu",
-    "costs",
-    "vm_first",
-    "what_if",
-)
+_SCENARIO_KEYS = (*(field.name for field in dataclasses.fields(Scenario)), "recording")
 _RECORDING_KEYS = ("path", "recorded_seconds", "table", "vcpus", "vcpu", "rates", "repeat")
 
 
@@ -327,7 +316,8 @@ def _scenario_file(path: str) -> Scenario:
     for key in ("guest_perf", "host_perf"):
         if key in arguments:
             if not isinstance(arguments[key], list) or not all(isinstance(spec, str) for spec in arguments[key]):
-                raise ScenarioError(f'{path}: {key} must be a list of strings, such as ["{DEFAULT_GUEST_PERF}"]')
+                example = DEFAULT_GUEST_PERF if key == "guest_perf" else "cycles:pinned"
+                raise ScenarioError(f'{path}: {key} must be a list of strings, such as ["{example}"]')
             arguments[key] = tuple(arguments[key])
     if "guest_pmu" in arguments:
         try:
@@ -394,8 +384,8 @@ def _list(args: argparse.Namespace) -> int:
         return 0
     cells = [[report.thousands(cell) if isinstance(cell, (int, float)) else str(cell) for cell in row] for row in rows]
     justified = [(name, "wrap" if name == "summary" else "left") for name in columns]
-    table = report.rich_table(justified, cells)
-    _print(_console(), [table])
+    console = _console()
+    _print(console, [report.rich_table(justified, cells)])
     return 0
 
 

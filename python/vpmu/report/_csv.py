@@ -25,6 +25,7 @@ _COLUMNS = (
     "gains",
     "flags",
     "reason",
+    "violations",
 )
 
 
@@ -39,6 +40,7 @@ def comparison_csv(results: Mapping[str, Result]) -> str:
     writer.writerow(_COLUMNS)
     for result in results.values():
         row = result.to_dict()
+        violations = " ".join(result.violations)
         common = [row[name] for name in _COLUMNS[:7]]
         sides: list[tuple[str, Counter]] = [("guest", c) for c in result.counters]
         sides += [("host", c) for c in result.host_events]
@@ -46,9 +48,9 @@ def comparison_csv(results: Mapping[str, Result]) -> str:
             writer.writerow(
                 [
                     *(*common, side, c.event, c.value, c.ideal, c.error),
-                    *(_causes(c.losses), _causes(c.gains), " ".join(c.flags), c.reason),
+                    *(_causes(c.losses), _causes(c.gains), " ".join(c.flags), c.reason, violations),
                 ]
             )
         if not sides:
-            writer.writerow([*common, *[""] * 8, result.reason])
+            writer.writerow([*common, *[""] * 8, result.reason, violations])
     return out.getvalue()

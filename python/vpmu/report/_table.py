@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .._errors import VpmuError
 from .._result import CAUSES, Counter, Result
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-DASH = "–"  # noqa: RUF001  # an en dash is what typesetters use for "none"
+DASH = "\N{EN DASH}"
 
 
 #: From this many columns on, the tables show the class of a design and why a count is off.
@@ -20,18 +19,10 @@ WIDE = 100
 
 
 def rich_table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], title: str = "") -> Table:
-    """Make a table whose columns are justified "left" or "right" and never cut, or "wrap".
+    """Make a table whose columns are justified "left" or "right" and never cut, or "wrap"."""
+    from rich import box
+    from rich.table import Table
 
-    Raises
-    ------
-    VpmuError
-        If rich is not installed, with the line that mends it.
-    """
-    try:
-        from rich import box
-        from rich.table import Table
-    except ImportError:
-        raise VpmuError("tables need rich: pip install 'vpmu[cli]' (or use --format json)") from None
     table = Table(
         box=box.SIMPLE_HEAD,
         title=title or None,
