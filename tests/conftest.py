@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 import vpmu
 import vpmu.reference
 
+pytest.register_assert_rewrite("command_line", "recorded_files")
 settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
 settings.register_profile(
     "nightly",
