@@ -1,24 +1,20 @@
 """The architectural PMU from Python: scalar and batched MSR accesses, and counting."""
 
+import time
+
 import numpy as np
 import pytest
 
 import vpmu
 import vpmu.reference
+from vpmu_core.limit import Empty
 from vpmu_core.pmu import Pmu
 
 PMUS = {"core": Pmu, "python": vpmu.reference.Pmu}
 
 
-class Empty:
-    """What a method call costs anyway."""
-
-    def rdmsr(self, msr):
-        return 0
-
-
 @pytest.mark.benchmark(group="rdmsr-scalar")
-@pytest.mark.parametrize("implementation", [*PMUS, "empty-python-method"])
+@pytest.mark.parametrize("implementation", [*PMUS, "empty-compiled-method"])
 def test_rdmsr(benchmark, report_rate, implementation):
     pmu = Empty() if implementation not in PMUS else PMUS[implementation](vpmu.cpu("sapphirerapids"))
     rdmsr = pmu.rdmsr
@@ -81,3 +77,31 @@ def test_count(benchmark, report_rate, implementation):
     benchmark(hundred)
     assert pmu.rdpmc(0) % 100_000 == 0
     report_rate(100)
+
+
+def fastest(*functions, repeats=60):
+    """Nanoseconds of each, the minimum of interleaved repeats."""
+    times = [[] for _ in functions]
+    for _ in range(repeats):
+        for function, taken in zip(functions, times, strict=True):
+            start = time.perf_counter_ns()
+            function()
+            taken.append(time.perf_counter_ns() - start)
+    return [min(taken) for taken in times]
+
+
+def test_ratios():
+    """Scalar reads within 2 of an empty compiled method; batches within 3 and 12 of copying their array."""
+
+    def thousand(pmu):
+        rdmsr = pmu.rdmsr
+        for _ in range(1000):
+            rdmsr(0x38F)
+
+    pmu = Pmu(vpmu.cpu("sapphirerapids"))
+    scalar, empty = fastest(lambda: thousand(pmu), lambda: thousand(Empty()))
+    assert scalar < 2 * empty, f"rdmsr takes {scalar / empty:.2f} times an empty compiled method"
+    uniform, mixed = batch(False, 20_000), batch(True, 20_000)
+    alike, various, copied = fastest(lambda: pmu.execute(uniform), lambda: pmu.execute(mixed), uniform.copy)
+    assert alike < 3 * copied, f"a uniform batch takes {alike / copied:.2f} times a copy"
+    assert various < 12 * copied, f"a random mix takes {various / copied:.2f} times a copy"

@@ -358,7 +358,7 @@ def test_presets_are_what_cpuid_says(name: str) -> None:
 
 
 def test_all_presets_are_looked_at() -> None:
-    assert set(vpmu.cpus()) == set(PRESETS)
+    assert {name for name in vpmu.cpus() if vpmu.cpu(name).costs} == set(PRESETS)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -117,7 +117,7 @@ CLOCKED = {
 }
 
 
-@pytest.mark.parametrize("cpu", vpmu.cpus())
+@pytest.mark.parametrize("cpu", CLOCKED)
 @pytest.mark.parametrize("design", vpmu.designs())
 def test_each_activity_counts_at_its_own_rates(cpu: str, design: str) -> None:
     table = plan(vpmu.Scenario(cpu=cpu, design=design, workload=made(), guest_perf=(), what_if=True)).rates
@@ -138,6 +138,10 @@ def test_each_activity_counts_at_its_own_rates(cpu: str, design: str) -> None:
     ]
     assert [dict(zip(EVENTS, row, strict=True)) for row in table[:6]] == expected
     assert table[6:] == ((0,) * 9,)
+
+
+def test_clocks_of_every_cpu_with_costs_are_looked_at() -> None:
+    assert set(CLOCKED) == {name for name in vpmu.cpus() if vpmu.cpu(name).costs}
 
 
 def test_share_of_user_code_is_that_of_the_workload() -> None:

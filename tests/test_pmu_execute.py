@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pmu_models import CTRL, DEBUGCTL, EN, GENOA, INT, LVTPC, NMI, OS, USR, ZEN1, ctl, ctr, gp, model
 
 import vpmu
 import vpmu.reference
 
 RDMSR, WRMSR, RDPMC = range(3)
 SELF = 1
-OS, USR, EN = 1 << 17, 1 << 16, 1 << 22
 
 
 def batch(*ops):
@@ -80,8 +80,8 @@ def test_own_instruction(pmu_class):
 def test_own_instruction_overflows(pmu_class):
     """An instruction that counts itself can be the one that wraps the counter."""
     pmu = pmu_class(vpmu.cpu("skylake"))
-    pmu.wrmsr(0x834, 0x400)
-    pmu.wrmsr(0x186, 0xC0 | OS | EN | 1 << 20)
+    pmu.wrmsr(LVTPC, NMI)
+    pmu.wrmsr(0x186, 0xC0 | OS | EN | INT)
     results = pmu.execute(batch((WRMSR, SELF, 0, 0, 0xC1, 0xFFFFFFFF), (RDMSR, 0, 0, 0, 0x38E, 0)))
     assert results["value"].tolist() == [0, 1]
     assert pmu.take_pmi() == ("nmi", 0)
@@ -95,6 +95,46 @@ def test_own_instruction_that_cannot_be_counted(pmu_class):
     assert pmu.rdmsr(0x186) == 0xC0 | OS | EN | 1 << 24
     assert pmu.rdmsr(0x38D) == 0
     assert pmu.rdpmc(0) == 0
+
+
+def test_own_instruction_freezes(pmu_class):
+    """An instruction that wraps a counter freezes the PMU before the next one."""
+    pmu = pmu_class(vpmu.cpu("skylake"))
+    pmu.wrmsr(DEBUGCTL, 1 << 12)
+    pmu.wrmsr(0x186, 0xC0 | OS | EN | INT)
+    pmu.wrmsr(0xC1, 0xFFFFFFFE)
+    results = pmu.execute(batch(*((RDMSR, SELF, 0, 0, 0xC1, 0) for _ in range(4))))
+    full = (1 << 48) - 1
+    assert results["value"].tolist() == [full - 1, full, 0, 0]
+    assert pmu.rdmsr(0x38E) == 1 << 59 | 1
+
+
+def test_own_instruction_of_amd(pmu_class):
+    """The same on the other vendor: legacy and core addresses, RDPMC with its own index space."""
+    for cpu in (ZEN1, GENOA):
+        pmu = pmu_class(cpu)
+        results = pmu.execute(
+            batch(
+                (WRMSR, SELF, 0, 0, ctl(1), 0xC0 | OS | EN),
+                (RDMSR, SELF, 0, 0, 0xC0010005, 0),
+                (RDPMC, SELF, 0, 0, 1, 0),
+                (RDPMC, SELF, 0, 0, 0x4000_0000, 0),
+                (WRMSR, SELF, 0, 0, 0x186, 0),
+                (WRMSR, 0, 0, 0, ctr(1), 1 << 60 | 7),
+            )
+        )
+        assert results["value"].tolist() == [0, 1, 2, 0, 0, 0]
+        assert results["fault"].tolist() == [0, 0, 0, 1, 1, 0]
+        assert gp(pmu)[1] == 7
+
+
+def test_own_instruction_of_any_thread(pmu_class):
+    """AnyThread needs the sibling's events, which a batch does not have: an error, after the instruction's effect."""
+    pmu = pmu_class(model())
+    with pytest.raises(ValueError, match="sibling"):
+        pmu.execute(batch((WRMSR, SELF, 0, 0, 0x186, 0xC0 | OS | EN | 1 << 21), (WRMSR, 0, 0, 0, CTRL, 0)))
+    assert pmu.rdmsr(CTRL) == 0xF
+    assert pmu.rdmsr(0x186) >> 21 & 1
 
 
 def test_shapes(pmu_class):

@@ -5,14 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from pmu_models import ALL_ONES, MEROM, SANDYBRIDGE, SILVERMONT, have, model
 
 import vpmu
-
-ALL_ONES = (1 << 64) - 1
-
-
-def model(name="skylake", **changes):
-    return replace(vpmu.cpu(name), **changes)
 
 
 def test_global_status_is_read_only(pmu_class, accepts):
@@ -79,23 +74,28 @@ def test_full_width_writes_need_the_capability(pmu_class, accepts, exists):
 def test_debugctl_bits(pmu_class, legal_bits):
     """SDM vol. 3B 17.4.1 and IA32_PERF_CAPABILITIES.FREEZE_WHILE_SMM, bit 12."""
     bare = model(perf_capabilities=0, features=frozenset())
-    assert legal_bits(pmu_class(bare), 0x1D9) == 0x27C3
-    assert legal_bits(pmu_class(replace(bare, features=frozenset({"pdcm"}))), 0x1D9) == 0x3FC3
-    assert legal_bits(pmu_class(replace(bare, perf_capabilities=1 << 12)), 0x1D9) == 0x67C3
-    assert legal_bits(pmu_class(replace(bare, features=frozenset({"rtm"}))), 0x1D9) == 0xA7C3
+    assert legal_bits(pmu_class(bare), 0x1D9) == 0x07C3
+    assert legal_bits(pmu_class(have(bare, "uncore_pmi")), 0x1D9) == 0x27C3
+    assert legal_bits(pmu_class(have(bare, "pdcm")), 0x1D9) == 0x1FC3
+    assert legal_bits(pmu_class(have(bare, "pdcm", version=1, fixed_mask=0)), 0x1D9) == 0x07C3
+    assert legal_bits(pmu_class(replace(bare, perf_capabilities=1 << 12)), 0x1D9) == 0x47C3
+    assert legal_bits(pmu_class(have(bare, "rtm")), 0x1D9) == 0x87C3
+    assert legal_bits(pmu_class(have(bare, "hle")), 0x1D9) == 0x07C3
     pmu = pmu_class(vpmu.cpu("skylake"))
     pmu.wrmsr(0x1D9, 0x5801)
     assert pmu.rdmsr(0x1D9) == 0x5801
 
 
-def test_misc_enable(pmu_class, accepts, legal_bits):
-    """VirtualBox's CPU database, Skylake: bits 7 and 12 are write-ignored, toggling bit 11 raises #GP."""
-    pmu = pmu_class(vpmu.cpu("skylake"))
-    for value in (0, 1 << 7, 1 << 12, 1 << 12 | 1 << 7):
+@pytest.mark.parametrize("cpu", [MEROM, SILVERMONT, SANDYBRIDGE], ids=["merom", "silvermont", "sandybridge"])
+def test_misc_enable(pmu_class, accepts, legal_bits, cpu):
+    """VirtualBox's CPU database: bits 7 and 12 are write-ignored; bit 11 only on Core 2, else it raises #GP."""
+    pmu = pmu_class(cpu)
+    ignored = cpu.misc_enable_ignored
+    for value in (0, 1 << 7, 1 << 12, ignored):
         assert accepts(pmu, 0x1A0, value)
         assert pmu.rdmsr(0x1A0) == 1 << 7
-    assert legal_bits(pmu, 0x1A0) == 1 << 7 | 1 << 12
-    assert not accepts(pmu, 0x1A0, 1 << 7 | 1 << 11)
+    assert legal_bits(pmu, 0x1A0) == ignored
+    assert accepts(pmu, 0x1A0, 1 << 7 | 1 << 11) is (cpu is MEROM)
 
 
 def test_lvtpc(pmu_class, accepts):
@@ -128,19 +128,6 @@ def test_ds_area(pmu_class, accepts, exists):
     for value in (1 << 47, 1 << 63, 0x7FFF8000_00000000, 0xFFFF0000_00000000, 0xFFFF7FFF_FFFFFFFF):
         assert not accepts(pmu, 0x600, value)
     assert not exists(pmu_class(model(features=frozenset({"pdcm"}))), 0x600)
-
-
-def test_pebs_registers_exist(pmu_class, exists, legal_bits):
-    """IA32_PERF_CAPABILITIES.PEBS_REC_FMT, bits 11:8, and PEBS_BASELINE, bit 14."""
-    for pebs_format in range(16):
-        for baseline in (0, 1 << 14):
-            for features in (frozenset(), frozenset({"ds"})):
-                capabilities = pebs_format << 8 | baseline
-                pmu = pmu_class(model(gp_mask=3, perf_capabilities=capabilities, features=features))
-                assert exists(pmu, 0x3F1) is (pebs_format != 0 and bool(features))
-                assert exists(pmu, 0x3F2) is (pebs_format >= 4 and baseline != 0)
-                if exists(pmu, 0x3F1):
-                    assert legal_bits(pmu, 0x3F1) == (0x7_00000003 if baseline else 0xF_00000003)
 
 
 def test_perf_metrics(pmu_class, accepts, exists):

@@ -224,8 +224,9 @@ GUEST = st.one_of(
 )
 HOST = st.builds("{}:pinned{}".format, EVENTS, st.sampled_from(["", ":exclude_guest", ":exclude_host"]))
 SMALL = st.integers(-1, 9)
+SIMULATED = [name for name in vpmu.cpus() if vpmu.cpu(name).costs]
 SANE: dict[str, st.SearchStrategy[Any]] = {
-    "cpu": st.sampled_from([*vpmu.cpus(), "pentium"]),
+    "cpu": st.sampled_from([*SIMULATED, "nehalem", "lunarlake-e", "genoa", "pentium"]),
     "design": st.sampled_from([*vpmu.designs(), "mediated,scope=every-exit", "emulated,reuse=false", "mediated,x=y"]),
     "workload": st.sampled_from(vpmu.workloads()),
     "recording": st.fixed_dictionaries(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ._cpu import Skid as Skid
     from ._cpu import cpu as cpu
     from ._cpu import cpus as cpus
+    from ._cpuid import Cpuid as Cpuid
     from ._designs import BareMetal as BareMetal
     from ._designs import Dedicated as Dedicated
     from ._designs import Design as Design
@@ -32,18 +33,24 @@ if TYPE_CHECKING:
     from ._designs import NoPmu as NoPmu
     from ._designs import design as design
     from ._designs import designs as designs
+    from ._errors import EventFileError as EventFileError
     from ._errors import GeneralProtectionFault as GeneralProtectionFault
     from ._errors import RecordingError as RecordingError
     from ._errors import ScenarioError as ScenarioError
     from ._errors import UnknownName as UnknownName
     from ._errors import VpmuError as VpmuError
+    from ._event_files import FileEvent as FileEvent
+    from ._event_files import read_events as read_events
     from ._events import Event as Event
+    from ._events import EventSpec as EventSpec
+    from ._events import event as event
     from ._events import parse_event as parse_event
     from ._perf import WATCHDOG as WATCHDOG
     from ._perf import HostEvent as HostEvent
     from ._perf import PerfRecord as PerfRecord
     from ._perf import PerfStat as PerfStat
     from ._pmi import Pmi as Pmi
+    from ._quirks import quirks as quirks
     from ._recorded import Recorded as Recorded
     from ._recorded import read_recording as read_recording
     from ._result import Counter as Counter
@@ -75,6 +82,7 @@ _HOME = {
     "Skid": "vpmu._cpu",
     "cpu": "vpmu._cpu",
     "cpus": "vpmu._cpu",
+    "Cpuid": "vpmu._cpuid",
     "BareMetal": "vpmu._designs",
     "Dedicated": "vpmu._designs",
     "Design": "vpmu._designs",
@@ -84,18 +92,24 @@ _HOME = {
     "NoPmu": "vpmu._designs",
     "design": "vpmu._designs",
     "designs": "vpmu._designs",
+    "EventFileError": "vpmu._errors",
     "GeneralProtectionFault": "vpmu._errors",
     "RecordingError": "vpmu._errors",
     "ScenarioError": "vpmu._errors",
     "UnknownName": "vpmu._errors",
     "VpmuError": "vpmu._errors",
+    "FileEvent": "vpmu._event_files",
+    "read_events": "vpmu._event_files",
     "Event": "vpmu._events",
+    "EventSpec": "vpmu._events",
+    "event": "vpmu._events",
     "parse_event": "vpmu._events",
     "HostEvent": "vpmu._perf",
     "PerfRecord": "vpmu._perf",
     "PerfStat": "vpmu._perf",
     "WATCHDOG": "vpmu._perf",
     "Pmi": "vpmu._pmi",
+    "quirks": "vpmu._quirks",
     "Recorded": "vpmu._recorded",
     "read_recording": "vpmu._recorded",
     "Counter": "vpmu._result",

@@ -65,6 +65,30 @@ class RecordingError(VpmuError, ValueError):
         return type(self), (self.path, self.line, self.message)
 
 
+class EventFileError(VpmuError, ValueError):
+    """A file of events that cannot be read.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    entry : str or None
+        Number of the entry from 1 with its event's name, or None when the whole file is meant.
+    message : str
+        What is wrong and what to do.
+    """
+
+    def __init__(self, path: str, entry: str | None, message: str) -> None:
+        where = f"{path}: entry {entry}" if entry is not None else f"{path}"
+        super().__init__(f"{where}: {message}")
+        self.path = path
+        self.entry = entry
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[EventFileError], tuple[str, str | None, str]]:
+        return type(self), (self.path, self.entry, self.message)
+
+
 class GeneralProtectionFault(VpmuError):
     """#GP(0): the access faulted and changed nothing.
 

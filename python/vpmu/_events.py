@@ -1,13 +1,16 @@
-"""Events by perf's names, raw codes and ``cpu/…/`` forms."""
+"""Events by perf's names, raw codes and ``cpu/…/`` forms, and the counters that may count them."""
 
 from __future__ import annotations
 
-import re
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ._cpu import CpuModel
-from ._errors import ScenarioError, UnknownName
+from ._errors import ScenarioError
+from ._event_codes import PMU_EVENTS, code_mask, fixed_events, selector_codes
+from ._event_syntax import Format, extra_terms, read, terms_of
 
 #: perf's generic names in the order of the core's index, and their selector codes (event | umask << 8); 03H/00 and
 #: 04H/00 are perf's pseudo encodings of fixed counters 2 and 3.
@@ -24,7 +27,8 @@ CODES: dict[str, int] = {
 }
 #: Events in the order of their index.
 EVENTS = tuple(CODES)
-_ALIASES = {"cpu-cycles": "cycles", "branch-instructions": "branches"}
+#: Fields of PERF_METRICS in their order.
+METRICS = PMU_EVENTS[10:18]
 #: TOPDOWN.SLOTS_P on a GP counter.
 SLOTS_CODE = 0x01A4
 _BY_CODE = {code: name for name, code in CODES.items()} | {SLOTS_CODE: "slots"}
@@ -72,8 +76,48 @@ class Event:
         return SLOTS_CODE if self.name == "slots" else self.code
 
 
+@dataclass(frozen=True)
+class EventSpec:
+    """One event of a CPU, down to the bits of its selector.
+
+    Parameters
+    ----------
+    text : str
+        As it was written.
+    name : str or None
+        Name of the event, whatever CMASK, INV and EDGE make of it; None if its code has none.
+    selector : int
+        What PERFEVTSEL (PERF_CTL) gets, without EN and INT.
+    fixed : int or None
+        Fixed counter that alone can count it, where the code is a pseudo encoding.
+    metric : int or None
+        Field of PERF_METRICS, where the code is a pseudo encoding.
+    exclude_guest, exclude_host : bool
+        Not in guest mode; only in guest mode. On AMD the selector says so (HostOnly, GuestOnly); on Intel the
+        hypervisor sees to it.
+    """
+
+    text: str
+    name: str | None
+    selector: int
+    fixed: int | None = None
+    metric: int | None = None
+    exclude_guest: bool = False
+    exclude_host: bool = False
+
+    @property
+    def user(self) -> bool:
+        """Counted at CPL > 0."""
+        return bool(self.selector >> 16 & 1)
+
+    @property
+    def kernel(self) -> bool:
+        """Counted at CPL 0."""
+        return bool(self.selector >> 17 & 1)
+
+
 def parse_event(text: str) -> Event:
-    """Parse an event as perf writes it.
+    """Parse an event of a simulation as perf writes it; :func:`event` knows more.
 
     Parameters
     ----------
@@ -91,47 +135,129 @@ def parse_event(text: str) -> Event:
     ScenarioError
         For a code without a known rate, or a modifier that is not simulated.
     """
-    pattern = re.fullmatch(r"cpu/([^/]*)/([a-zA-Z]*)", text)
-    if pattern:
-        name, modifiers = _from_terms(text, pattern[1]), pattern[2]
-    else:
-        name, _, modifiers = text.partition(":")
-        name = _ALIASES.get(name, name)
-        raw = re.fullmatch(r"r([0-9a-fA-F]{1,16})", name)
-        if raw:
-            name = _from_code(text, int(raw[1], 16))
-        elif name not in CODES:
-            raise UnknownName("event", name, [*CODES, *_ALIASES])
-    if set(modifiers) - set("uk") or (":" in text and not modifiers):
-        raise ScenarioError(f"event {text!r}: modifier {modifiers!r} is not simulated; use u, k or neither")
-    return Event(text, name, not modifiers or "u" in modifiers, not modifiers or "k" in modifiers)
-
-
-def _from_code(text: str, code: int) -> str:
-    if code not in _BY_CODE:
+    written = read(text)
+    name = written.name or _BY_CODE.get(written.config, "")
+    if name not in CODES:
+        if terms := extra_terms(written.config, written.format):
+            raise ScenarioError(
+                f"event {text!r}: term {terms[0]!r} is not simulated in a run: a workload says how often an event "
+                "occurs, not how often in one cycle, in transactions or on the sibling; use event= and umask="
+            )
         known = ", ".join(f"r{value:04x} {name}" for value, name in sorted(_BY_CODE.items()))
         raise ScenarioError(f"event {text!r}: no rate is known for it; known are {known}")
-    return _BY_CODE[code]
+    if set(written.modifiers) & set("GH"):
+        raise ScenarioError(
+            f"event {text!r}: modifier {written.modifiers!r} is not simulated here; G and H are for host events"
+        )
+    return Event(text, name, written.user, written.kernel)
 
 
-def _from_terms(text: str, terms: str) -> str:
-    code = 0
-    seen: set[str] = set()
-    for term in filter(None, terms.split(",")):
-        key, _, value = term.partition("=")
-        if key in seen:
-            raise ScenarioError(f"event {text!r}: term {key!r} is given twice")
-        seen.add(key)
-        if key not in ("event", "umask"):
-            raise ScenarioError(f"event {text!r}: term {key!r} is not simulated; use event= and umask=")
-        try:
-            number = int(value, 0)
-        except ValueError:
-            raise ScenarioError(f"event {text!r}: {term!r} needs a number, such as {key}=0xc0") from None
-        if not 0 <= number <= 255:
-            raise ScenarioError(f"event {text!r}: {key} {number:#x} must fit 8 bits")
-        code |= number << (8 if key == "umask" else 0)
-    return _from_code(text, code)
+def event(text: str, cpu: CpuModel) -> EventSpec:
+    """Parse an event as perf writes it on a CPU, in full: what would be in its selector.
+
+    Parameters
+    ----------
+    text : str
+        A name; ``rN`` with the bits of the selector in hexadecimal; or ``cpu/TERM,…/`` with the terms of Linux's
+        ``format`` directory (Intel: event, umask, edge, pc, any, inv, cmask, in_tx, in_tx_cp, eq; AMD: event, umask,
+        edge, inv, cmask). Modifiers u, k, G and H follow after ``:``, or after the second ``/``.
+    cpu : CpuModel
+
+    Returns
+    -------
+    EventSpec
+
+    Raises
+    ------
+    UnknownName
+        For a name that perf does not have.
+    ScenarioError
+        For an event that the CPU does not have, a bit that its selectors do not have, or a modifier that is not
+        simulated.
+
+    Examples
+    --------
+    >>> import vpmu
+    >>> hex(vpmu.event("cpu/event=0xc0,cmask=2,inv/u", vpmu.cpu("skylake")).selector)
+    '0x28100c0'
+    """
+    written = read(text, cpu)
+    config = written.config
+    if written.name:
+        codes = perf_codes(cpu)
+        if written.name not in codes:
+            names = ", ".join(codes)
+            raise ScenarioError(f"event {text!r}: {cpu.name} does not have {written.name}; it has {names}")
+        config = codes[written.name]
+    _check_legal(text, config, cpu, written.format)
+    code = config & code_mask(cpu)
+    fixed = metric = None
+    if cpu.vendor == "intel" and not code & 0xFF:
+        umask = code >> 8
+        if umask in range(1, 17):
+            fixed = umask - 1
+            if not cpu.fixed_mask >> fixed & 1:
+                raise ScenarioError(f"event {text!r}: {cpu.name} has no fixed counter {fixed}")
+        elif umask in range(0x80, 0x80 + _metrics(cpu)):
+            metric = umask - 0x80
+    if fixed is not None or metric is not None:
+        where = "PERF_METRICS" if fixed is None else f"fixed counter {fixed}"
+        for term in extra_terms(config, written.format):
+            if term != "any" or fixed is None:
+                raise ScenarioError(f"event {text!r}: {where} has no {term!r}")
+    exclude_guest, exclude_host = written.excludes
+    selector = config | written.user << 16 | written.kernel << 17
+    if cpu.vendor == "amd":
+        selector |= exclude_host << 40 | exclude_guest << 41
+        if (exclude_host or exclude_guest) and not legal_selector(cpu) >> 40 & 1:
+            raise ScenarioError(f"event {text!r}: {cpu.name} cannot tell guest from host; leave G and H out")
+    if metric is not None:
+        name: str | None = METRICS[metric]
+    elif fixed is not None:
+        name = fixed_events[fixed] if fixed < len(fixed_events) else None
+    else:
+        name = selector_codes(cpu).get(code)
+    return EventSpec(text, name, selector, fixed, metric, exclude_guest, exclude_host)
+
+
+def perf_codes(cpu: CpuModel) -> dict[str, int]:
+    """Events that a CPU has by name, with perf's code, in the order of ``PMU_EVENTS``.
+
+    Fixed counters 2 and 3 have pseudo encodings 00/03 and 00/04, the fields of PERF_METRICS 00/80 to 00/87.
+    """
+    codes = {name: code for code, name in selector_codes(cpu).items()}
+    if cpu.vendor == "intel":
+        codes |= {name: 0x8000 + (i << 8) for i, name in enumerate(METRICS[: _metrics(cpu)])}
+        for name, (fixed, only) in FIXED.items():
+            if only and cpu.fixed_mask >> fixed & 1:
+                codes[name] = CODES[name]
+    return {name: codes[name] for name in PMU_EVENTS if name in codes}
+
+
+def _metrics(cpu: CpuModel) -> int:
+    """Fields of PERF_METRICS."""
+    return (8 if "topdown_l2" in cpu.features else 4) if cpu.perf_capabilities >> 15 & 1 else 0
+
+
+def legal_selector(cpu: CpuModel) -> int:
+    """Bits that the selector of at least one counter has."""
+    from ._registers import selector_legal
+
+    return functools.reduce(operator.or_, (selector_legal(cpu, x) for x in range(16) if cpu.gp_mask >> x & 1))
+
+
+def _check_legal(text: str, config: int, cpu: CpuModel, format: Format) -> None:
+    own = 0x530000 | (0x300_00000000 if cpu.vendor == "amd" else 0)  # USR, OS, INT, EN; GuestOnly, HostOnly
+    if config & own:
+        raise ScenarioError(
+            f"event {text!r}: bits {config & own:#x} of the selector are not the event's; choose modes by modifiers, "
+            "such as :u"
+        )
+    if illegal := config & ~legal_selector(cpu):
+        terms = ", ".join(repr(term) for term in terms_of(illegal, format))
+        raise ScenarioError(
+            f"event {text!r}: selectors of {cpu.name} have no bits {illegal:#x}" + (f" ({terms})" if terms else "")
+        )
 
 
 def allowed_counters(name: str, cpu: CpuModel) -> tuple[int, int]:
@@ -140,19 +266,20 @@ def allowed_counters(name: str, cpu: CpuModel) -> tuple[int, int]:
     Returns
     -------
     (int, int)
-        Bitmaps of the GP and the fixed counters.
+        Bitmaps of the GP and the fixed counters; both 0 for what the CPU does not have, or has in PERF_METRICS only.
     """
-    fixed, only = FIXED.get(name, (None, False))
-    fixed_mask = (1 << fixed if fixed is not None else 0) & cpu.fixed_mask
-    if only:
+    fixed_mask = (1 << fixed_events.index(name) if name in fixed_events else 0) & cpu.fixed_mask
+    _, only = FIXED.get(name, (0, False))
+    if only and cpu.vendor == "intel":
         return 0, fixed_mask
-    gp_mask = cpu.gp_mask
-    if fixed is None:
-        code = CODES[name]
+    code = perf_codes(cpu).get(name, 0)
+    if not code & 0xFF:
+        return 0, 0
+    if name not in FIXED or cpu.vendor == "amd":
         for row in cpu.constraints:
-            if row.matches(code & 0xFF, code >> 8):
+            if row.matches(code & 0xFF | code >> 24 & 0xF00, code >> 8 & 0xFF):
                 return cpu.gp_mask & row.gp_mask, cpu.fixed_mask & row.fixed_mask
-    return gp_mask, fixed_mask
+    return cpu.gp_mask, fixed_mask
 
 
 def place(events: Sequence[Event], cpu: CpuModel) -> tuple[int, ...]:

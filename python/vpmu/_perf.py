@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ._errors import ScenarioError, UnknownName
+from ._event_syntax import without_host_modifiers
 from ._events import Event, parse_event
 
 
@@ -81,7 +82,7 @@ class HostEvent:
     Parameters
     ----------
     event : str
-        Event as perf writes it.
+        Event as perf writes it; modifier G is exclude_host, H exclude_guest.
     pinned : bool
         Must be true: flexible events need multiplexing, which is not simulated yet.
     exclude_guest, exclude_host : bool
@@ -102,6 +103,10 @@ class HostEvent:
     name: str = ""
 
     def __post_init__(self) -> None:
+        event, exclude_guest, exclude_host = without_host_modifiers(self.event)
+        object.__setattr__(self, "event", event)
+        object.__setattr__(self, "exclude_guest", self.exclude_guest or exclude_guest)
+        object.__setattr__(self, "exclude_host", self.exclude_host or exclude_host)
         parse_event(self.event)
         if not self.pinned:
             raise ScenarioError(
@@ -195,11 +200,11 @@ def parse_host_perf(spec: str) -> HostEvent:
     for option in rest:
         if option in flags:
             flags[option] = True
-        elif option and set(option) <= set("uk"):
+        elif option and set(option) <= set("ukGH"):
             head += f":{option}"
         elif option == "task" or option.startswith(("freq=", "period=")):
             what = option.partition("=")[0]
             raise ScenarioError(f"host perf {spec!r}: {what} is not simulated yet; count CPU-pinned events")
         else:
-            raise UnknownName("host perf option", option, (*flags, "u", "k"))
+            raise UnknownName("host perf option", option, (*flags, "u", "k", "G", "H"))
     return HostEvent(head, flags["pinned"], flags["exclude_guest"], flags["exclude_host"])

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 #: One line about each quirk. Sources: Linux arch/x86/events, kvm-unit-tests, V. Weaver, "Non-determinism and overcount
-#: on modern hardware performance counter implementations" (ISPASS 2013), VirtualBox's CPU database, Intel's event files.
+#: on modern hardware performance counter implementations" (ISPASS 2013), VirtualBox's CPU database, Intel's event
+#: files.
 QUIRKS: Mapping[str, str] = MappingProxyType(
     {
         "irq_overcount": "each return from an interrupt or exception counts as one more user-mode instruction",
@@ -19,7 +20,7 @@ QUIRKS: Mapping[str, str] = MappingProxyType(
         "amd_late_nmi": "an overflow while a PMI is pending raises another one, which finds nothing to do",
         "evtsel_sticky": "reserved bits 43:42 of PERF_CTL hold what is written",
         "ht_halves_gp": "with hyper-threading on, a thread has half of its core's general-purpose counters",
-        "ht_leak": "events D0H-D3H counted by the sibling leak into the same counter of this thread (errata BJ122, BV98, HSD29)",
+        "ht_leak": "events D0H-D3H that the sibling counts leak into this thread's same counter (BJ122, BV98, HSD29)",
         "hsw11_bdm11": "INST_RETIRED.ALL cannot be sampled with periods below 128 (errata HSW11, BDM11, BDM55)",
         "min_period32": "sampling with periods below 32 raises more PMIs than samples; software must not",
         "tfa": "microcode borrows counter 3 for transactions unless RTM_FORCE_ABORT is set",
@@ -38,3 +39,14 @@ QUIRKS: Mapping[str, str] = MappingProxyType(
         "reftsc_sticky_ovf": "the overflow bit of fixed counter 2 may set once more after it was cleared",
     }
 )
+
+
+def quirks() -> Mapping[str, str]:
+    """One line about each quirk that a CPU model can have, by name.
+
+    Returns
+    -------
+    mapping of str to str
+        Read-only. See :attr:`CpuModel.quirks` and :meth:`CpuModel.with_quirks`.
+    """
+    return QUIRKS

@@ -108,7 +108,8 @@ class Recorded:
         if not isinstance(recording, TraceRecording):
             raise ScenarioError(f"{self.name} is a table, which has rates and is not replayed")
         hz = cpu.core_hz.value
-        transition = cpu.costs["vm_exit"].value + cpu.costs["vm_entry"].value
+        own = cpu.known_costs()
+        transition = own["vm_exit"].value + own["vm_entry"].value
         exit_at = _cycles(recording.exit_ns, hz)
         # One kind for each combination of reason, MSR and userspace exit.
         key = np.stack([recording.reason.astype(np.int64), recording.msr, recording.userspace.astype(np.int64)], axis=1)
@@ -122,9 +123,9 @@ class Recorded:
         for i, (reason, msr, userspace) in enumerate(distinct.tolist()):
             kind = exit_kind(recording.reasons[reason], msr=None if msr < 0 else msr, userspace=bool(userspace))
             cost = "handling_hlt" if kind.blocks else f"handling_{kind.kind}"
-            default = (costs or cpu.costs)[cost].value
+            default = (costs or own)[cost].value
             mine = index == i
-            took[mine & ~recording.handled] = cpu.costs[cost].value
+            took[mine & ~recording.handled] = own[cost].value
             handling[mine & ~recording.handled] = default
             if kind.blocks:
                 idle[mine] = np.maximum(handling[mine] - default, 0)

@@ -1,214 +1,233 @@
-"""The MSRs of an Intel PMU, versions 2 to 5, as a declarative table.
+"""The MSRs of a PMU as declarative tables, evaluated once per CPU model: adding an MSR is adding a row.
 
-Each row says for which addresses it stands, when it exists, how it behaves and which bits may be written; it is
-evaluated once per CPU model. Adding an MSR is adding a row. Sources: Intel SDM vol. 3B "Architectural Performance
-Monitoring" and vol. 4; write masks probed on silicon from the VirtualBox CPU database.
+``_intel_msrs.py`` and ``_amd_msrs.py`` hold the rows; here is what a row is, and what becomes of it.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from vpmu_core.registers import RegisterFile
+from vpmu_core.registers import WORDS, RegisterFile
 
 from ._cpu import CpuModel
-
-# Kinds, as in registers.pxd.
-(
-    COUNTER_LEGACY,
-    COUNTER,
-    SELECTOR,
-    FIXED_CTR_CTRL,
-    GLOBAL_STATUS,
-    GLOBAL_CTRL,
-    STATUS_RESET,
-    STATUS_SET,
-    INUSE,
-    STORAGE,
-    CANONICAL,
-    CONSTANT,
-    IGNORED,
-    LVTPC,
-) = range(1, 15)
-
-#: Storage words in the order of their index in the state of a PMU.
-STORAGE_WORDS = ("perf_metrics", "pebs_enable", "pebs_data_cfg", "ds_area", "debugctl", "tsx_force_abort")
+from ._event_codes import PMU_EVENTS, code_mask, selector_codes
 
 ALL = (1 << 64) - 1
+FIXED_SLOT = 16
+
+# What a read and a write do, as in registers.pxd.
+READ_WORD, READ_CONSTANT, READ_INUSE = 1, 2, 3
+(
+    WRITE_READ_ONLY,
+    WRITE_WORD,
+    WRITE_DROPPED,
+    WRITE_COUNTER_LEGACY,
+    WRITE_SELECTOR,
+    WRITE_FIXED_CTR_CTRL,
+    WRITE_GLOBAL_CTRL,
+    WRITE_STATUS_RESET,
+    WRITE_STATUS_SET,
+    WRITE_METRICS,
+    WRITE_CANONICAL,
+    WRITE_LVTPC,
+    WRITE_RELOAD_MASK,
+) = range(13)
+
+#: Quirks that change what the core does, in the order of their bits in registers.pxd.
+CORE_QUIRKS = (
+    "irq_overcount",
+    "atom_far_overcount",
+    "atom_far_overcount_instructions",
+    "amd_vmrun_branch",
+    "amd_1292",
+    "zen4_status_rsvd",
+    "amd_late_nmi",
+    "ht_leak",
+    "tfa",
+    "nhm_enable",
+    "smm_user",
+    "freeze_late",
+    "txcp_spurious",
+    "rdpmc_ooo",
+    "gldm_any",
+    "reftsc_sticky_ovf",
+)
+
+Bits = Callable[[CpuModel, int], int]
+
+
+def always(cpu: CpuModel) -> bool:
+    """For rows that every CPU of a vendor has."""
+    return True
+
+
+def gp_counters(cpu: CpuModel) -> Iterator[int]:
+    """Indices of the general-purpose counters."""
+    return (x for x in range(16) if cpu.gp_mask >> x & 1)
+
+
+def fixed_counters(cpu: CpuModel) -> Iterator[int]:
+    """Indices of the fixed counters."""
+    return (m for m in range(16) if cpu.fixed_mask >> m & 1)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One MSR, or one bank of MSRs.
+    """One MSR, or a bank of MSRs.
 
-    ``bank`` is "" for a single register, "gp" or "fixed" for one register per counter at ``address + index``.
+    Parameters
+    ----------
+    name : str
+        As in the manuals; of a bank without the index.
+    address : int
+    write : int
+        ``WRITE_*``.
+    field : str
+        Where it is stored: a key of ``vpmu_core.registers.WORDS``, or "" if nowhere.
+    writable : callable
+        Bits that a write stores, of a model and an index.
+    exists : callable
+        Whether a model has it.
+    bank : callable or None
+        Indices that exist, or None for a single register.
+    stride : int
+        Distance of a bank's addresses.
+    faulting : callable or None
+        Bits that raise #GP; None: those that are not writable.
+    read : int
+        ``READ_*``.
+    constant : callable
+        What READ_CONSTANT reads.
+    fixed : bool
+        A bank of fixed counters.
+    suffix : str
+        Follows the index in the name.
+    length : int
+        Most members of a bank.
     """
 
     name: str
     address: int
-    kind: int
-    exists: Callable[[CpuModel], bool]
-    legal: Callable[[CpuModel, int], int]
-    bank: str = ""
-    storage: str = ""
-    value: Callable[[CpuModel], int] = lambda cpu: 0
+    write: int
+    field: str = ""
+    writable: Bits = lambda cpu, index: 0
+    exists: Callable[[CpuModel], bool] = always
+    bank: Callable[[CpuModel], Iterable[int]] | None = None
+    stride: int = 1
+    faulting: Bits | None = None
+    read: int = READ_WORD
+    constant: Callable[[CpuModel], int] = lambda cpu: 0
+    fixed: bool = False
+    suffix: str = ""
+    length: int = 16
 
 
-def any_thread(cpu: CpuModel) -> bool:
-    """Whether AnyThread bits may be set: version 3 on, unless deprecated (CPUID.0AH:EDX[15])."""
-    return cpu.version >= 3 and not (cpu.version >= 5 and cpu.anythread_deprecated)
+class Msr(NamedTuple):
+    """A row evaluated for one index of one CPU model, as the core takes it."""
+
+    address: int
+    read: int
+    write: int
+    slot: int
+    word: int
+    writable: int
+    faulting: int
+    constant: int
 
 
-def _always(cpu: CpuModel) -> bool:
-    return True
+def _table(cpu: CpuModel) -> tuple[Row, ...]:
+    if cpu.vendor == "amd":
+        from ._amd_msrs import TABLE
+    else:
+        from ._intel_msrs import TABLE
+    return TABLE
 
 
-def _nothing(cpu: CpuModel, index: int) -> int:
-    return 0
-
-
-def _gp_width(cpu: CpuModel, index: int) -> int:
-    return (1 << cpu.gp_width) - 1
-
-
-def _fixed_width(cpu: CpuModel, index: int) -> int:
-    return (1 << cpu.fixed_width) - 1
-
-
-def _capability(bit: int) -> Callable[[CpuModel], bool]:
-    return lambda cpu: bool(cpu.perf_capabilities >> bit & 1)
+def msrs(cpu: CpuModel) -> Iterator[Msr]:
+    """Every MSR that exists on a CPU."""
+    for row in _table(cpu):
+        if not row.exists(cpu):
+            continue
+        for index in (0,) if row.bank is None else row.bank(cpu):
+            writable = row.writable(cpu, index)
+            faulting = ALL & ~writable if row.faulting is None else row.faulting(cpu, index)
+            slot = index + FIXED_SLOT if row.fixed else index
+            word = WORDS[row.field] + (slot if row.bank is not None else 0) if row.field else 0
+            address = row.address + row.stride * index
+            yield Msr(address, row.read, row.write, slot, word, writable, faulting, row.constant(cpu))
 
 
 def selector_legal(cpu: CpuModel, index: int) -> int:
-    """Writable bits of IA32_PERFEVTSELx (SDM vol. 3B, layout of IA32_PERFEVTSELx; VirtualBox CPU database)."""
-    legal = 0xFFD7FFFF  # event, umask, USR, OS, E, INT, EN, INV, CMASK
-    legal |= cpu.pin_control_writable << 19
-    legal |= any_thread(cpu) << 21
-    transactional = bool(cpu.features & {"rtm", "hle"})
-    legal |= transactional << 32
-    legal |= (transactional and index == 2) << 33
-    legal |= (cpu.perf_capabilities >> 14 & 1) << 34
-    return legal
+    """Bits of event selector ``index`` that a CPU stores."""
+    if cpu.vendor == "amd":
+        from ._amd_msrs import selector_writable
+    else:
+        from ._intel_msrs import selector_writable
+    return selector_writable(cpu, index)
 
 
-def _fixed_ctr_ctrl_legal(cpu: CpuModel, index: int) -> int:
-    legal = 0
-    for m in range(16):
-        if cpu.fixed_mask >> m & 1:
-            legal |= 0b1011 << 4 * m
-            legal |= any_thread(cpu) << (4 * m + 2)
-            legal |= (cpu.perf_capabilities >> 14 & 1) << (32 + 4 * m)
-    return legal | (cpu.perf_capabilities >> 19 & 1) << 14
-
-
-def _counters(cpu: CpuModel) -> int:
-    return cpu.gp_mask | cpu.fixed_mask << 32
-
-
-def _global_ctrl_legal(cpu: CpuModel, index: int) -> int:
-    return _counters(cpu) | (cpu.perf_capabilities >> 15 & 1) << 48
-
-
-def _status_legal(cpu: CpuModel, index: int) -> int:
-    legal = _global_ctrl_legal(cpu, 0) | 1 << 63
-    legal |= ("pt" in cpu.features) << 55
-    legal |= (0b11 << 58) * (cpu.version >= 4)
-    legal |= (cpu.version >= 4 and "sgx" in cpu.features) << 60
-    legal |= (cpu.version >= 3) << 61
-    return legal | ("ds" in cpu.features) << 62
-
-
-def _pebs_enable_legal(cpu: CpuModel, index: int) -> int:
-    if cpu.perf_capabilities >> 14 & 1:
-        return _counters(cpu)
-    return (cpu.gp_mask & 0xF) | 0xF << 32
-
-
-def _debugctl_legal(cpu: CpuModel, index: int) -> int:
-    legal = 0x27C3  # LBR, BTF, TR, BTS, BTINT, BTS_OFF_OS, BTS_OFF_USR, ENABLE_UNCORE_PMI
-    legal |= 0x1800 * ("pdcm" in cpu.features)  # FREEZE_LBRS_ON_PMI, FREEZE_PERFMON_ON_PMI
-    legal |= (cpu.perf_capabilities >> 12 & 1) << 14  # FREEZE_WHILE_SMM
-    return legal | ("rtm" in cpu.features) << 15  # RTM_DEBUG
-
-
-def _has_pebs(cpu: CpuModel) -> bool:
-    return bool(cpu.perf_capabilities >> 8 & 15) and "ds" in cpu.features
-
-
-def _has_data_cfg(cpu: CpuModel) -> bool:
-    return bool(cpu.perf_capabilities >> 14 & 1) and cpu.perf_capabilities >> 8 & 15 >= 4
-
-
-def _version4(cpu: CpuModel) -> bool:
-    return cpu.version >= 4
-
-
-TABLE: tuple[Row, ...] = (
-    Row("IA32_PMC", 0x0C1, COUNTER_LEGACY, _always, lambda cpu, index: ALL, bank="gp"),
-    Row("IA32_A_PMC", 0x4C1, COUNTER, _capability(13), _gp_width, bank="gp"),
-    Row("IA32_PERFEVTSEL", 0x186, SELECTOR, _always, selector_legal, bank="gp"),
-    Row("IA32_FIXED_CTR", 0x309, COUNTER, _always, _fixed_width, bank="fixed"),
-    Row("IA32_PERF_METRICS", 0x329, STORAGE, _capability(15), lambda cpu, index: ALL, storage="perf_metrics"),
-    Row(
-        "IA32_PERF_CAPABILITIES",
-        0x345,
-        CONSTANT,
-        lambda cpu: "pdcm" in cpu.features,
-        _nothing,
-        value=lambda cpu: cpu.perf_capabilities,
-    ),
-    Row("IA32_FIXED_CTR_CTRL", 0x38D, FIXED_CTR_CTRL, _always, _fixed_ctr_ctrl_legal),
-    Row("IA32_PERF_GLOBAL_STATUS", 0x38E, GLOBAL_STATUS, _always, _nothing),
-    Row("IA32_PERF_GLOBAL_CTRL", 0x38F, GLOBAL_CTRL, _always, _global_ctrl_legal),
-    Row("IA32_PERF_GLOBAL_STATUS_RESET", 0x390, STATUS_RESET, _always, _status_legal),
-    Row("IA32_PERF_GLOBAL_STATUS_SET", 0x391, STATUS_SET, _version4, _status_legal),
-    Row("IA32_PERF_GLOBAL_INUSE", 0x392, INUSE, _version4, _nothing),
-    Row("IA32_PEBS_ENABLE", 0x3F1, STORAGE, _has_pebs, _pebs_enable_legal, storage="pebs_enable"),
-    Row("MSR_PEBS_DATA_CFG", 0x3F2, STORAGE, _has_data_cfg, lambda cpu, index: 0xFF00000F, storage="pebs_data_cfg"),
-    Row("IA32_DS_AREA", 0x600, CANONICAL, lambda cpu: "ds" in cpu.features, lambda cpu, index: ALL, storage="ds_area"),
-    Row("IA32_DEBUGCTL", 0x1D9, STORAGE, _always, _debugctl_legal, storage="debugctl"),
-    # Bit 7 (monitoring available) and bit 12 ignore writes, toggling bit 11 faults (VirtualBox CPU database).
-    Row("IA32_MISC_ENABLE", 0x1A0, IGNORED, _always, lambda cpu, index: 0x1080, value=lambda cpu: 0x80),
-    Row(
-        "MSR_TSX_FORCE_ABORT",
-        0x10F,
-        STORAGE,
-        lambda cpu: "tsx_force_abort" in cpu.features,
-        lambda cpu, index: 0b111,
-        storage="tsx_force_abort",
-    ),
-    Row("LVTPC", 0x834, LVTPC, _always, lambda cpu, index: 0x117FF),
-)
-
-
-def rows(cpu: CpuModel) -> Iterator[tuple[int, int, int, int, int]]:
-    """Evaluate the table for a CPU: (address, kind, slot, legal, value) of every MSR that exists."""
-    for row in TABLE:
-        if not row.exists(cpu):
-            continue
-        if not row.bank:
-            slot = STORAGE_WORDS.index(row.storage) if row.storage else 0
-            yield row.address, row.kind, slot, row.legal(cpu, 0), row.value(cpu)
-            continue
-        mask, first = (cpu.gp_mask, 0) if row.bank == "gp" else (cpu.fixed_mask, 16)
-        for index in range(16):
-            if mask >> index & 1:
-                yield row.address + index, row.kind, first + index, row.legal(cpu, index), 0
-
-
-def msr_name(address: int) -> str:
-    """Name of an MSR address for messages, such as ``IA32_PMC3``; empty if it is none of the PMU's."""
-    for row in TABLE:
-        if row.bank and 0 <= address - row.address < (8 if row.bank == "gp" else 16):
-            return f"{row.name}{address - row.address}"
-        if row.address == address:
+def msr_name(cpu: CpuModel, address: int) -> str:
+    """Name of an MSR for messages, such as ``IA32_PMC3``, even if this CPU lacks it; empty if it is none of the PMU's."""
+    for row in _table(cpu):
+        index, rest = divmod(address - row.address, row.stride)
+        if row.bank is None and address == row.address:
             return row.name
+        if row.bank is not None and rest == 0 and 0 <= index < min(row.length, 8 if row.stride == 1 else 16):
+            return f"{row.name}{index}{row.suffix}"
     return ""
+
+
+def _figures(cpu: CpuModel) -> dict[str, int]:
+    counters = cpu.gp_mask | cpu.fixed_mask << 32
+    amd = cpu.vendor == "amd"
+    # CMASK and edge detection; Intel: AnyThread, IN_TX and IN_TXCP, which on AMD are bits of the event select.
+    special = 0xFF040000 if amd else 0x3_FF240000
+    shared = (0xF << 6) * ("perfctr_nb" in cpu.features) | (0x3F << 10) * ("perfctr_llc" in cpu.features)
+    if "perfctr_nb" in cpu.features and cpu.df_counters > 4:
+        shared |= ((1 << min(cpu.df_counters, 16) - 4) - 1) << 16
+    metrics = cpu.perf_capabilities >> 15 & 1 and not amd
+    return {
+        "code_mask": code_mask(cpu),
+        "rate_ref_cycles": cpu.rate_of("ref-cycles"),
+        "rate_bus_cycles": 0 if amd else cpu.rate_of("bus-cycles"),
+        "rate_slots": 0 if amd else cpu.rate_of("slots"),
+        "special": special,
+        "status": counters if cpu.version >= 2 else 0,
+        "user_disable": 1 << 37 if "rdpmc_user_disable" in cpu.features else 0,
+        "quirks": sum(1 << bit for bit, name in enumerate(CORE_QUIRKS) if name in cpu.quirks),
+        "rdpmc_shared": shared if amd else 0,
+        "perf_metrics": (8 if "topdown_l2" in cpu.features else 4) if metrics else 0,
+    }
 
 
 @functools.cache
 def register_file(cpu: CpuModel) -> RegisterFile:
     """Dense register table of a CPU model, made once."""
-    return RegisterFile(cpu, rows(cpu))
+    codes = {code: PMU_EVENTS.index(name) for code, name in selector_codes(cpu).items()}
+    return RegisterFile(cpu, msrs(cpu), codes, _figures(cpu))
+
+
+def holdable(cpu: CpuModel) -> dict[int, int]:
+    """Bits that each stored register can hold, by its word; what is not there holds 0."""
+    legal: dict[int, int] = {}
+    for msr in msrs(cpu):
+        if msr.read == READ_WORD:
+            legal[msr.word] = legal.get(msr.word, 0) | msr.writable
+        if msr.write in (WRITE_STATUS_RESET, WRITE_STATUS_SET) and cpu.vendor == "intel":
+            status = WORDS["global_status"]
+            legal[status] = legal.get(status, 0) | msr.writable
+    if cpu.vendor == "amd" and cpu.version >= 2:
+        from ._amd_msrs import status_bits
+
+        legal[WORDS["global_status"]] = status_bits(cpu)
+    for index in range(32):
+        if (cpu.gp_mask | cpu.fixed_mask << FIXED_SLOT) >> index & 1:
+            legal[WORDS["counter"] + index] = (1 << (cpu.gp_width if index < FIXED_SLOT else cpu.fixed_width)) - 1
+    if cpu.version < 2:
+        legal[WORDS["global_ctrl"]] = cpu.gp_mask
+    if "irperf" in cpu.features:
+        legal[WORDS["irperf"]] = ALL
+    return legal

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import _calibrate
 from ._costs import CostModel
-from ._cpu import CpuModel, cpu
+from ._cpu import CpuModel, cpu, with_costs
 from ._designs import Dedicated, Design, GuestPmu, Mediated, design
 from ._errors import ScenarioError
 from ._events import CODES, EVENTS, Event, allowed_counters, parse_event, place
@@ -84,6 +84,7 @@ class Scenario:
 
         put("cpu", cpu(self.cpu) if isinstance(self.cpu, str) else self.cpu)
         _check_type("cpu", self.cpu, CpuModel)
+        _check_simulated(self.cpu)
         put("design", design(self.design) if isinstance(self.design, str) else self.design)
         _check_type("design", self.design, Design)
         put("workload", workload(self.workload) if isinstance(self.workload, str) else self.workload)
@@ -140,7 +141,8 @@ class Scenario:
 
     def cost_model(self) -> CostModel:
         """The CPU's costs with the scenario's own figures."""
-        return self.cpu.costs.override(self.costs) if self.costs else self.cpu.costs
+        costs = self.cpu.known_costs()
+        return costs.override(self.costs) if self.costs else costs
 
     def guest_events(self) -> tuple[tuple[Event, int], ...]:
         """Events of the guest's perf with their period, 0 for counting; none in design ``none``."""
@@ -186,6 +188,22 @@ def _check_type(what: str, value: object, *types: type) -> None:
         raise ScenarioError(f"{what} must be {' or '.join(t.__name__ for t in types)} or its name, not {value!r}")
 
 
+def _check_simulated(model: CpuModel) -> None:
+    """Refuse a CPU that has a PMU (``vpmu.Pmu``) but on which designs are not simulated."""
+    what = ""
+    if model.vendor != "intel":
+        what = "a CPU of AMD"
+    elif model.version < 2:
+        what = "a PMU of version 1"
+    elif model.gp_mask > 0xFF or model.fixed_mask > 0xF:
+        what = "a PMU with more than 8 general-purpose or 4 fixed counters"
+    if what:
+        raise ScenarioError(
+            f"scenarios on {what} ({model.name}) are not simulated yet, only vpmu.Pmu is; use {', '.join(with_costs())}"
+        )
+    model.known_costs()
+
+
 def _listed(what: str, value: object, parse: Callable[[str], object], example: str) -> tuple[object, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise ScenarioError(f"{what} is a list, such as [{example!r}], not {value!r}")
@@ -221,7 +239,7 @@ def _exits(scenario: Scenario) -> tuple[tuple[PlannedExit, ...], Stream, Stream,
             planned, trace = source.trace(scenario.cpu, scenario.cost_model())
             return planned, _NO_STREAM, _NO_STREAM, trace
         source = source.workload()
-    costs = scenario.cpu.costs
+    costs = scenario.cpu.known_costs()
     calibrated = _calibrate.calibrate(
         source,
         core_hz=scenario.cpu.core_hz.value,

@@ -17,15 +17,15 @@ from typing import Any, NoReturn
 
 from . import report
 from ._costs import COST_NAMES
-from ._cpu import cpu, cpus
+from ._cpu import cpu
+from ._cpu_listing import CPUS_NOTE, cpu_dicts
 from ._designs import GuestPmu, design, designs
 from ._errors import ScenarioError, UnknownName, VpmuError
-from ._events import CODES, allowed_counters
+from ._listing import LISTS, list_rows
 from ._perf import parse_guest_perf, parse_host_perf
 from ._recorded import Recorded, positive_seconds, read_recording
 from ._result import Result
 from ._scenario import Scenario
-from ._sequences import sequence, sequences
 from ._simulate import ENGINES, compare, simulate
 from ._version import __version__
 from ._workload import Workload
@@ -117,10 +117,16 @@ def _parser() -> argparse.ArgumentParser:
         help="what there is: CPUs, designs, workloads, sequences, events",
         formatter_class=formatter,
         description="List what can be named on the command line.",
-        epilog="example: vpmu list workloads",
+        epilog="examples:\n"
+        "  vpmu list workloads\n"
+        "  vpmu list events --cpu skylake\n"
+        "  vpmu list events --events-file sapphirerapids_core.json    (from github.com/intel/perfmon)",
     )
-    listing.add_argument("what", choices=("cpus", "designs", "workloads", "sequences", "events"))
-    listing.add_argument("--cpu", default="sapphirerapids", metavar="N", help="for events: whose; sapphirerapids")
+    listing.add_argument("what", choices=LISTS)
+    listing.add_argument(
+        "--cpu", metavar="N", help="for events: whose; sapphirerapids, and with a file only what the file says"
+    )
+    listing.add_argument("--events-file", metavar="F", help="for events: those of a JSON file of Intel's perfmon")
     _format(listing, csv=False)
     return parser
 
@@ -346,46 +352,24 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _list_rows(what: str, cpu_name: str) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    if what == "cpus":
-        models = [cpu(name) for name in cpus()]
-        return ("name", "version", "gp", "fixed", "width", "core_ghz", "summary"), [
-            (m.name, m.version, m.gp_counters, m.fixed_counters, m.gp_width, m.core_hz.value / 1e9, m.summary)
-            for m in models
-        ]
-    if what == "designs":
-        made = [design(name) for name in designs()]
-        return ("name", "class", "options", "summary"), [
-            (d.name, d.class_ or "", d.options_help, d.summary) for d in made
-        ]
-    if what == "workloads":
-        made_workloads = [workload(name) for name in workloads()]
-        return ("name", "exits_per_s", "summary"), [
-            (w.name, round(float(w.exits_per_second), 1), w.summary) for w in made_workloads
-        ]
-    if what == "sequences":
-        made_sequences = [sequence(name) for name in sequences()]
-        return ("name", "load_steps", "put_steps", "summary"), [
-            (s.name, len(s.load), len(s.put), s.summary) for s in made_sequences
-        ]
-    model = cpu(cpu_name)
-    rows = []
-    for name, code in CODES.items():
-        gp, fixed = allowed_counters(name, model)
-        places = [f"fixed{i}" for i in range(4) if fixed >> i & 1] + ([f"GP {gp:#x}"] if gp else [])
-        rows.append((name, f"r{code:04x}", " ".join(places) or "none"))
-    return ("name", "raw", f"counters_on_{model.name}"), rows
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return report.thousands(value) if isinstance(value, (int, float)) else str(value)
 
 
 def _list(args: argparse.Namespace) -> int:
-    columns, rows = _list_rows(args.what, args.cpu)
+    if args.what != "events" and args.events_file is not None:
+        raise ScenarioError(f"--events-file belongs to events, not to {args.what}")
+    columns, rows = list_rows(args.what, args.cpu, args.events_file)
     if args.format == "json":
-        _print_json([dict(zip(columns, row, strict=True)) for row in rows])
+        _print_json(cpu_dicts() if args.what == "cpus" else [dict(zip(columns, row, strict=True)) for row in rows])
         return 0
-    cells = [[report.thousands(cell) if isinstance(cell, (int, float)) else str(cell) for cell in row] for row in rows]
-    justified = [(name, "wrap" if name == "summary" else "left") for name in columns]
+    cells = [[_cell(cell) for cell in row] for row in rows]
+    justified = [(name, "wrap" if name in ("summary", "notes", "quirks") else "left") for name in columns]
     console = _console()
-    _print(console, [report.rich_table(justified, cells)])
+    parts: list[Any] = [report.rich_table(justified, cells)]
+    _print(console, [*parts, "", CPUS_NOTE] if args.what == "cpus" else parts)
     return 0
 
 

@@ -1,6 +1,6 @@
 # Clocks and counters: how time passes, what counts meanwhile, and the ledger.
 from vpmu_core._types cimport uint64_t
-from vpmu_core.pmu cimport pmu_t
+from vpmu_core.unit cimport pmu_t
 from vpmu_core.state cimport BLIND, HYPERVISOR, IDLE, access_t, guest_event_t, machine_t
 
 

@@ -4,7 +4,7 @@ from libc.string cimport memcmp, memcpy
 
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
 from vpmu_core.activity cimport between, between_short, occurrences
-from vpmu_core.pmu cimport (
+from vpmu_core.unit cimport (
     EVENT_INSTRUCTIONS, FIXED_LANES, FIXED_SLOT, GP_LANES, SLOTS, bits_of, enabled, pmu_t, width_mask,
     write_fixed_ctr_ctrl, write_selector,
 )

@@ -1,7 +1,7 @@
-# What software does to a PMU: register operations in a row, and occurrences that it makes.
+# What software does to a PMU: register operations in a row, each an instruction that may be counted itself.
 from vpmu_core._types cimport uint8_t, uint32_t, uint64_t
-from vpmu_core.pmu cimport pmu_t
-from vpmu_core.registers cimport register_file_t
+from vpmu_core.advance cimport happening_t
+from vpmu_core.unit cimport EVENTS, unit_t
 
 cdef packed struct operation_t:  # OP_DTYPE
     uint8_t op  # 0 RDMSR, 1 WRMSR, 2 RDPMC
@@ -16,6 +16,6 @@ cdef struct result_t:  # RESULT_DTYPE
     uint8_t fault  # 1: #GP
 
 
-cdef void add(pmu_t *pmu, int slot, uint64_t occurrences) noexcept nogil
-cdef int first_unsummable(const pmu_t *pmu, bint user) noexcept nogil
-cdef int execute_one(pmu_t *pmu, const register_file_t *file, const operation_t *op, result_t *result) noexcept nogil
+cdef bint any_thread(const unit_t *unit, int slot) noexcept nogil
+cdef int share_out(const unit_t *unit, const uint64_t *amount, bint slots_given, bint user, happening_t *h) noexcept nogil
+cdef int execute_one(unit_t *unit, const operation_t *op, result_t *result) noexcept nogil

@@ -2,7 +2,7 @@
 """Guest perf as Linux does it on Intel CPUs, version 2 to 5 (arch/x86/events/core.c and intel/core.c)."""
 from vpmu_core._types cimport uint64_t
 from vpmu_core.hostperf cimport set_period, update_count
-from vpmu_core.pmu cimport FIXED_SLOT, LVTPC_NMI, SELECTOR_ENABLE, SELECTOR_OS, SELECTOR_USR, bits_of, width_mask
+from vpmu_core.unit cimport FIXED_SLOT, LVTPC_NMI, SELECTOR_ENABLE, SELECTOR_OS, SELECTOR_USR, bits_of, width_mask
 from vpmu_core.counting cimport apply_direct, apply_ideal, tally
 from vpmu_core.state cimport (
     ACCESS_COUNTER, ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_LVTPC, ACCESS_OVF_CTRL,

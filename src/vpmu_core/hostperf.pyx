@@ -3,7 +3,7 @@
 from libc.string cimport memset
 
 from vpmu_core._types cimport int8_t, int64_t, lowest_bit, popcount32, uint32_t, uint64_t
-from vpmu_core.pmu cimport (
+from vpmu_core.unit cimport (
     FIXED_SLOT, LVTPC_NMI, SELECTOR_ENABLE, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS, bits_of, width_mask,
     write_fixed_ctr_ctrl, write_selector,
 )

@@ -1,6 +1,6 @@
 # KVM's software copy of a guest PMU: what its emulated and its mediated design share (arch/x86/kvm/pmu.c).
 from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
-from vpmu_core.pmu cimport (
+from vpmu_core.unit cimport (
     EVENT_INSTRUCTIONS, FIXED_SLOT, SELECTOR_ENABLE, slots_of, write_fixed_ctr_ctrl, write_selector,
 )
 from vpmu_core.state cimport (

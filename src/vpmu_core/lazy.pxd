@@ -1,6 +1,6 @@
 # The lazy engine: jumps over exits that change nothing but clocks and tallies.
 from vpmu_core._types cimport uint32_t, uint64_t
-from vpmu_core.pmu cimport SLOTS
+from vpmu_core.unit cimport SLOTS
 from vpmu_core.state cimport ACTIVITIES, OP_CLASSES, ORIGINS, SPENT, machine_t
 
 cdef struct summary_t:  # what one exit of a kind does, found by running it once on a copy

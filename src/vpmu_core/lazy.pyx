@@ -9,7 +9,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t, uint128_t
 from vpmu_core.activity cimport occurrences
-from vpmu_core.pmu cimport SLOTS, enabled, pmu_t, width_mask
+from vpmu_core.unit cimport SLOTS, enabled, pmu_t, width_mask
 from vpmu_core.counting cimport advance_to_now, refresh_rates
 from vpmu_core.state cimport (
     ACTIVITIES, BLIND, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, EFFECT_NONE, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER,

@@ -78,3 +78,11 @@ def full(uint64_t exits, uint64_t seed=88172645463325252):
     with nogil:
         operations = _full(&l, exits, seed)
     return operations, l.guest.counter[0]
+
+
+cdef class Empty:
+    """What a call of a compiled method costs anyway."""
+
+    def rdmsr(self, msr):
+        """Return 0."""
+        return 0

@@ -9,7 +9,7 @@ from vpmu_core.guestperf cimport pmi_handler, read_out, set_up
 from vpmu_core.hostperf cimport read_host_events
 from vpmu_core.lazy cimport fast_forward, lazy_t, summary_t
 from vpmu_core.msr cimport reset
-from vpmu_core.pmu cimport EVENTS, FIXED_SLOT, NO_EVENT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS
+from vpmu_core.unit cimport FIXED_SLOT, NO_EVENT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS
 from vpmu_core.random cimport logarithm_table, sfc64_seed, sfc64_t, stream_t
 from vpmu_core.registers cimport RegisterFile
 from vpmu_core.counting cimport meter, running_clock
@@ -201,8 +201,8 @@ cdef class Machine:
     def _fill_host_events(self, plan):
         cdef machine_t *m = &self.m
         cdef host_event_t *e
-        for i in range(EVENTS):
-            m.host_allowed[i] = plan.gp_constraint[i] | plan.fixed_constraint[i] << FIXED_SLOT
+        for i, gp in enumerate(plan.gp_constraint):
+            m.host_allowed[i] = gp | plan.fixed_constraint[i] << FIXED_SLOT
         if len(plan.host_events) > MAX_OWN_HOST_EVENTS:
             raise ValueError(f"{len(plan.host_events)} host events do not fit {MAX_OWN_HOST_EVENTS}")
         m.host_events = len(plan.host_events)

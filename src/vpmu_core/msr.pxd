@@ -1,7 +1,7 @@
 # RDMSR, WRMSR and RDPMC of one PMU: what each access does, or which fault it raises.
 from vpmu_core._types cimport uint32_t, uint64_t
-from vpmu_core.pmu cimport pmu_t
 from vpmu_core.registers cimport register_file_t
+from vpmu_core.unit cimport pmu_t, unit_t
 
 cdef enum fault:
     FAULT_NONE = 0
@@ -15,8 +15,9 @@ cdef enum fault:
 
 
 cdef void reset(pmu_t *pmu, const register_file_t *file) noexcept nogil
-cdef fault read_msr(const pmu_t *pmu, const register_file_t *file, uint32_t address, uint64_t *value) noexcept nogil
-cdef fault write_msr(pmu_t *pmu, const register_file_t *file, uint32_t address, uint64_t value) noexcept nogil
-cdef fault read_pmc(
-    const pmu_t *pmu, const register_file_t *file, uint32_t ecx, int cpl, bint cr4_pce, uint64_t *value
-) noexcept nogil
+cdef void reset_unit(unit_t *unit, const register_file_t *file) noexcept nogil
+cdef void set_mode(unit_t *unit, bint svme, bint guest) noexcept nogil
+cdef void write_metrics(unit_t *unit, uint64_t value) noexcept nogil
+cdef fault read_msr(const unit_t *unit, uint32_t address, uint64_t *value) noexcept nogil
+cdef fault write_msr(unit_t *unit, uint32_t address, uint64_t value) noexcept nogil
+cdef fault read_pmc(unit_t *unit, uint32_t ecx, int cpl, bint allowed, uint64_t *value) noexcept nogil

@@ -1,26 +1,31 @@
 # cython: freethreading_compatible=True, boundscheck=False, wraparound=False
-"""The architectural PMU of one logical CPU."""
+"""The PMU of one logical CPU."""
 from cpython.long cimport PyLong_CheckExact
 from libc.string cimport memset
 
-from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
+from vpmu_core._types cimport uint32_t, uint64_t
 from vpmu_core.activity cimport between
-from vpmu_core.execute cimport add, execute_one, first_unsummable, operation_t, result_t
+from vpmu_core.advance cimport advance, happening_t
+from vpmu_core.execute cimport execute_one, operation_t, result_t, share_out
 from vpmu_core.msr cimport (
-    FAULT_ABSENT, FAULT_CANONICAL, FAULT_DELIVERY_MODE, FAULT_NONE, FAULT_PRIVILEGE, FAULT_RDPMC_INDEX, FAULT_READ_ONLY,
-    FAULT_RESERVED, fault, read_msr, read_pmc, reset, write_msr,
+    FAULT_ABSENT, FAULT_CANONICAL, FAULT_DELIVERY_MODE, FAULT_PRIVILEGE, FAULT_RDPMC_INDEX, FAULT_READ_ONLY, FAULT_RESERVED,
+    fault, read_msr, read_pmc, reset_unit, set_mode, write_msr,
 )
-from vpmu_core.registers cimport MSR_ABSENT, find_msr, register_file_t
+from vpmu_core.occurrences cimport fill, number_of, privilege, unsummable
+from vpmu_core.random cimport sfc64_seed
+from vpmu_core.registers cimport register_file_t
+from vpmu_core.snapshot cimport restore, take
+from vpmu_core.unit cimport (
+    EVENTS, EVENT_BUS_CYCLES, EVENT_CYCLES, EVENT_REF_CYCLES, EVENT_SLOTS,
+)
 
-from collections.abc import Mapping
 from operator import index as as_integer
 
 import numpy as np
 
-from vpmu._errors import GeneralProtectionFault, ScenarioError, UnknownName
-from vpmu._events import EVENTS as _EVENTS
+from vpmu._errors import GeneralProtectionFault, ScenarioError
+from vpmu._event_codes import PMU_EVENTS
 from vpmu._pmi import Pmi
-from vpmu._registers import STORAGE_WORDS as _STORAGE_NAMES
 from vpmu._registers import msr_name, register_file
 
 #: One operation of :meth:`Pmu.execute`: op 0 RDMSR, 1 WRMSR, 2 RDPMC; flags bit 0: count the instruction itself.
@@ -30,19 +35,7 @@ OP_DTYPE = np.dtype(
 #: What one operation returned; value is 0 for WRMSR and for a fault.
 RESULT_DTYPE = np.dtype([("value", "<u8"), ("fault", "u1")], align=True)
 
-STATE_VERSION = 1
-_STATE_ADDRESSES = {
-    "fixed_ctr_ctrl": 0x38D,
-    "global_ctrl": 0x38F,
-    "global_status": 0x38E,
-    "perf_metrics": 0x329,
-    "pebs_enable": 0x3F1,
-    "pebs_data_cfg": 0x3F2,
-    "ds_area": 0x600,
-    "debugctl": 0x1D9,
-    "tsx_force_abort": 0x10F,
-    "lvtpc": 0x834,
-}
+STATE_VERSION = 2
 _REASONS = {
     FAULT_ABSENT: "no such MSR on this CPU",
     FAULT_RESERVED: "a reserved bit is set",
@@ -52,21 +45,12 @@ _REASONS = {
     FAULT_RDPMC_INDEX: "RDPMC of a counter that does not exist",
     FAULT_PRIVILEGE: "not allowed at this privilege level",
 }
-
-cdef object _unsummable(const pmu_t *pmu, int slot):
-    if slot >= FIXED_SLOT:
-        return ScenarioError(
-            f"FIXED_CTR{slot - FIXED_SLOT}, FIXED_CTR_CTRL {pmu.fixed_ctr_ctrl:#x}: AnyThread needs what the sibling thread "
-            "does, which is not available yet"
-        )
-    return ScenarioError(
-        f"PMC{slot}, selector {pmu.selector[slot]:#x}: CMASK, edge detection, AnyThread and IN_TX need a distribution "
-        "per cycle (per_cycle), which is not available yet"
-    )
+_MODES = {0: "fixed", 2: "smi", 4: "nmi"}
+_INDEX = {name: i for i, name in enumerate(PMU_EVENTS) if name}
 
 
 cdef class Pmu:
-    """The architectural PMU of one logical CPU (Intel SDM vol. 3B, "Architectural Performance Monitoring").
+    """The PMU of one logical CPU (Intel SDM vol. 3B, "Performance Monitoring"; AMD APM vol. 2; docs/pmu.md, rule by rule).
 
     A life in four steps: make one (``Pmu(vpmu.cpu("sapphirerapids"))``, in its RESET state), program it with
     :meth:`wrmsr`, let code run with :meth:`count`, read it with :meth:`rdpmc` or :meth:`rdmsr`; serve
@@ -76,15 +60,29 @@ cdef class Pmu:
     ----------
     cpu : CpuModel
         Decides which registers exist and which bits are legal.
+    seed : int or None
+        [0, 2**64): with quirk ``pmi_skid`` PMIs arrive after a skid drawn from ``cpu.skid``, in cycles given to
+        :meth:`count`. None: at once.
+
+    Raises
+    ------
+    OverflowError
+        For a seed out of range.
 
     Notes
     -----
     One thread at a time; two objects are independent.
     """
 
-    def __init__(self, cpu):
+    def __init__(self, cpu, seed=None):
+        cdef uint64_t words[3]
         self.file = register_file(cpu)
-        reset(&self.pmu, &self.file.file)
+        reset_unit(&self.unit, &self.file.file)
+        if seed is not None:
+            words[0], words[1], words[2] = as_integer(seed), 0, 0
+            if "pmi_skid" in cpu.quirks:
+                sfc64_seed(&self.unit.skid, words)
+                self.unit.has_skid = 1
 
     @property
     def cpu(self):
@@ -111,9 +109,9 @@ cdef class Pmu:
         """
         cdef uint64_t value = 0
         cdef uint32_t address = _integer(msr)
-        cdef fault code = read_msr(&self.pmu, &self.file.file, address, &value)
+        cdef fault code = read_msr(&self.unit, address, &value)
         if code:
-            raise _fault(code, address, None)
+            raise _fault(self.cpu, code, address, None)
         return value
 
     def wrmsr(self, msr, value):
@@ -133,21 +131,21 @@ cdef class Pmu:
         """
         cdef uint32_t address = _integer(msr)
         cdef uint64_t number = _integer(value)
-        cdef fault code = write_msr(&self.pmu, &self.file.file, address, number)
+        cdef fault code = write_msr(&self.unit, address, number)
         if code:
-            raise _fault(code, address, number)
+            raise _fault(self.cpu, code, address, number)
 
-    def rdpmc(self, ecx, cpl=0, bint cr4_pce=True):
+    def rdpmc(self, ecx, cpl=0, bint cr4_pce=True, bint cr0_pe=True):
         """Read a counter with RDPMC.
 
         Parameters
         ----------
         ecx : int
-            Type in bits 31:16 (0 GP, 4000H fixed, 2000H PERF_METRICS), index in 15:0.
+            Intel: type in bits 31:16 (0 GP, 4000H fixed, 2000H PERF_METRICS), index in 15:0. AMD: index.
         cpl : int
             Privilege level, 0 to 3.
-        cr4_pce : bool
-            CR4.PCE: whether CPL > 0 may read.
+        cr4_pce, cr0_pe : bool
+            CR4.PCE: whether CPL > 0 may read; CR0.PE: without protected mode everyone may.
 
         Returns
         -------
@@ -161,88 +159,183 @@ cdef class Pmu:
         """
         cdef uint64_t value = 0
         cdef uint32_t number = _integer(ecx)
-        cdef fault code = read_pmc(&self.pmu, &self.file.file, number, _privilege(cpl), cr4_pce, &value)
+        cdef fault code = read_pmc(&self.unit, number, privilege(cpl), cr4_pce or not cr0_pe, &value)
         if code:
             raise GeneralProtectionFault(number, None, _REASONS[code])
         return value
 
-    def count(self, events, cycles=0, cpl=0):
-        """Let explicit occurrences happen at a privilege level.
+    def count(
+        self, events, cycles=0, cpl=0, *, per_cycle=None, edges=None, sibling=None, sibling_cycles=0, sibling_cpl=0,
+        transaction=None, flows=None, leaks=None,
+    ):
+        """Let explicit occurrences happen at a privilege level, evenly spread over the cycles.
 
         Parameters
         ----------
         events : mapping of str to int
-            Occurrences by perf's event name, each >= 0.
+            Occurrences, each in [0, 2**64), by perf's event name, or by raw code ``rUUEE`` (AMD: ``rEUUEE`` with event
+            select bits 11:8 in bits 35:32).
         cycles : int
-            Core cycles, >= 0; ref-cycles, bus-cycles and slots follow by the CPU's ratios unless they are given.
+            Core cycles, >= 0; ref-cycles, and on Intel bus-cycles and slots, follow by the CPU's ratios unless given.
         cpl : int
             0 to 3.
+        per_cycle : mapping of str to sequence of 1 to 16 ints, optional
+            Cycles with 0, 1, 2 … occurrences of an event, for counters with CMASK; their sum is ``cycles``.
+        edges : mapping of str to int, optional
+            Rises of a counter's condition, for counters with edge detection.
+        sibling : mapping of str to int, optional
+            What the sibling thread does meanwhile, for AnyThread counters.
+        sibling_cycles, sibling_cpl : int
+            The sibling's core cycles and privilege level.
+        transaction : {None, "commit", "abort"}
+            The code runs in a transaction that ends so.
+        flows : mapping of str to int, optional
+            "interrupt-return", "far-transfer", "vmrun", "erratum-1292": what CPUs with the quirk for it overcount.
+        leaks : mapping of int to int, optional
+            By GP counter: what the sibling's counter got of events D0H to D3H (quirk ``ht_leak``).
 
         Raises
         ------
         UnknownName
-            For an event that is not simulated (a ValueError).
+            For an event or flow that does not exist (a ValueError).
         ValueError
-            For a negative count, cycles given twice, or if an enabled counter's selector asks for more than sums of
-            occurrences (CMASK, EDGE, IN_TX, IN_TXCP, ANY); nothing has changed.
+            For a number that is negative or does not fit the others, and if an enabled counter needs ``per_cycle``,
+            ``edges`` or ``sibling`` and does not find them; nothing has changed.
         OverflowError
-            If a number is 2**64 or more, or the sum of all cycles would reach 2**58.
+            If a number, or what a counter gets, is 2**64 or more, or the sum of all cycles would reach 2**58.
         """
         cdef uint64_t amount[EVENTS]
-        cdef uint64_t now = self.pmu.cycles, end
-        cdef uint32_t on
-        cdef int slot
+        cdef uint64_t now = self.unit.cycles, end
         cdef const register_file_t *file = &self.file.file
-        given = {}
+        cdef happening_t h
+        cdef int slot
+        cdef bint slots_given
+        cdef bint plain = (
+            per_cycle is None and edges is None and sibling is None and transaction is None and flows is None
+            and leaks is None and sibling_cycles == 0
+        )
+        if plain:
+            for name in events:
+                if name not in _INDEX:
+                    plain = False
+        if not plain:
+            arguments = (
+                events, cycles, cpl, per_cycle, edges, sibling, sibling_cycles, sibling_cpl, transaction, flows, leaks
+            )
+            fill(&self.unit, self.cpu, arguments, &h)
+            advance(&self.unit, &h)
+            return
+        memset(amount, 0, sizeof(amount))
         for name, number in events.items():
-            if name not in _EVENTS:
-                raise UnknownName("event", str(name), _EVENTS)
-            given[name] = _occurrences(name, number)
-        elapsed = _occurrences("cycles", cycles)
-        if "cycles" in given:
+            amount[_INDEX[name]] = number_of(name, number)
+        elapsed = number_of("cycles", cycles)
+        if "cycles" in events:
             if elapsed:
                 raise ScenarioError("cycles are given twice: as an event and as cycles=")
-            elapsed = given["cycles"]
-        cdef bint user = _privilege(cpl) > 0
+            elapsed = amount[EVENT_CYCLES]
         if now + elapsed >= 1 << 58:
             raise OverflowError("a PMU counts fewer than 2**58 cycles in all")
+        cdef bint user = privilege(cpl) > 0
         end = now + <uint64_t>elapsed
-        slot = first_unsummable(&self.pmu, user)
+        slots_given = "slots" in events
+        amount[EVENT_CYCLES] = h.cycles = end - now
+        if "ref-cycles" not in events:
+            amount[EVENT_REF_CYCLES] = between(file.rate_ref_cycles, now, end)
+        if "bus-cycles" not in events:
+            amount[EVENT_BUS_CYCLES] = between(file.rate_bus_cycles, now, end)
+        if not slots_given:
+            amount[EVENT_SLOTS] = between(file.rate_slots, now, end)
+        slot = share_out(&self.unit, amount, slots_given, user, &h)
         if slot >= 0:
-            raise _unsummable(&self.pmu, slot)
-        memset(amount, 0, sizeof(amount))
-        amount[EVENT_CYCLES] = end - now
-        amount[EVENT_REF_CYCLES] = between(file.rate_ref_cycles, now, end)
-        amount[EVENT_BUS_CYCLES] = between(file.rate_bus_cycles, now, end)
-        amount[EVENT_SLOTS] = between(file.rate_slots, now, end)
-        for name, number in given.items():
-            amount[_EVENTS.index(name)] = number
-        self.pmu.cycles = end
-        on = enabled(&self.pmu, user)
-        while on:
-            slot = lowest_bit(on)
-            on &= on - 1
-            add(&self.pmu, slot, amount[self.pmu.event[slot]])
+            raise unsummable(&self.unit, slot)
+        advance(&self.unit, &h)
 
     @property
     def pmi_pending(self):
         """Whether a PMI waits to be taken."""
-        return bool(self.pmu.pmi_pending)
+        return self.unit.pmi_pending > 0
 
-    def take_pmi(self):
-        """Deliver the pending PMI: sets the LVTPC mask bit, as Intel CPUs do.
+    def take_pmi(self, bint interrupts_enabled=True, bint nmi_blocked=False):
+        """Deliver the pending PMI.
+
+        Parameters
+        ----------
+        interrupts_enabled : bool
+            RFLAGS.IF: without it a PMI in fixed mode waits.
+        nmi_blocked : bool
+            An NMI is in service: a PMI in NMI mode waits.
 
         Returns
         -------
         Pmi or None
-            Delivery mode ("fixed", "smi" or "nmi") and vector; None if nothing is pending.
+            Delivery mode ("fixed", "smi" or "nmi") and vector; None if nothing is pending, or it waits.
         """
-        if not self.pmu.pmi_pending:
+        cdef uint64_t entry = self.unit.pmi_entry
+        if not self.unit.pmi_pending:
             return None
-        self.pmu.pmi_pending = 0
-        cdef uint64_t lvtpc = self.pmu.lvtpc
-        self.pmu.lvtpc = lvtpc | LVTPC_MASKED
-        return Pmi({0: "fixed", 2: "smi", 4: "nmi"}[lvtpc >> 8 & 7], lvtpc & 0xFF)
+        mode = _MODES[entry >> 8 & 7]
+        if (mode == "fixed" and not interrupts_enabled) or (mode == "nmi" and nmi_blocked):
+            return None
+        self.unit.pmi_pending -= 1
+        if not self.unit.pmi_pending:
+            self.unit.pmi_entry = 0
+        return Pmi(mode, entry & 0xFF)
+
+    def set_mode(self, *, svme=None, guest=None):
+        """Set EFER.SVME and guest mode, which HostOnly and GuestOnly of PERF_CTL ask for (AMD APM vol. 2).
+
+        Parameters
+        ----------
+        svme, guest : bool or None
+            None: as it is.
+
+        Raises
+        ------
+        ValueError
+            On an Intel CPU, and for guest mode without SVME.
+        """
+        cdef bint with_svme = self.unit.svme if svme is None else svme
+        cdef bint in_guest = self.unit.guest if guest is None else guest
+        if (with_svme or in_guest) and not self.unit.file.amd:
+            raise ScenarioError(f"{self.cpu.name} has no SVM; svme and guest belong to AMD's counters")
+        if in_guest and not with_svme:
+            raise ScenarioError("guest=True needs svme=True: there is no guest mode without SVM")
+        if self.unit.file.amd:
+            set_mode(&self.unit, with_svme, in_guest)
+
+    def smi(self):
+        """Enter system management mode; with DEBUGCTL.FREEZE_WHILE_SMM counting stops (SDM vol. 3B 17.4.1).
+
+        Raises
+        ------
+        ValueError
+            In system management mode.
+        """
+        if self.unit.smm:
+            raise ScenarioError("smi(): in system management mode already; call rsm() first")
+        self.unit.smm = 1
+        if self.unit.debugctl >> 14 & 1:
+            self.unit.smm_saved[0] = self.unit.pmu.global_ctrl
+            self.unit.smm_saved[1] = self.unit.debugctl
+            if self.unit.file.version >= 2:
+                self.unit.pmu.global_ctrl = 0
+            self.unit.debugctl &= ~<uint64_t>0xC3  # LBR, BTF, TR, BTS
+
+    def rsm(self):
+        """Leave system management mode, and restore what :meth:`smi` saved.
+
+        Raises
+        ------
+        ValueError
+            Outside of system management mode.
+        """
+        if not self.unit.smm:
+            raise ScenarioError("rsm(): not in system management mode; call smi() first")
+        self.unit.smm = 0
+        if self.unit.smm_saved[1]:
+            self.unit.pmu.global_ctrl = self.unit.smm_saved[0]
+            self.unit.debugctl = self.unit.smm_saved[1]
+        self.unit.smm_saved[0] = self.unit.smm_saved[1] = 0
 
     def execute(self, ops):
         """Run a batch of operations.
@@ -280,11 +373,11 @@ cdef class Pmu:
         cdef int refusing = -1
         with nogil:
             for i in range(operations.shape[0]):
-                refusing = execute_one(&self.pmu, &self.file.file, &operations[i], &out[i])
+                refusing = execute_one(&self.unit, &operations[i], &out[i])
                 if refusing >= 0:
                     break
         if refusing >= 0:
-            raise _unsummable(&self.pmu, refusing)
+            raise unsummable(&self.unit, refusing)
         return results
 
     def state(self):
@@ -293,26 +386,10 @@ cdef class Pmu:
         Returns
         -------
         dict
-            Plain ints, tuples of ints and strings, with a ``version``. In ``counters``, ``fixed`` and ``selectors``,
-            counter x has place x.
+            Plain ints, tuples of ints and strings, with a ``version``. In tuples of counters, counter x has place x;
+            in those of 32, fixed counter m has place 16 + m.
         """
-        cdef const pmu_t *pmu = &self.pmu
-        state = {
-            "version": STATE_VERSION,
-            "cpu": self.cpu.name,
-            "counters": tuple([pmu.counter[i] for i in range(self.cpu.gp_mask.bit_length())]),
-            "fixed": tuple([pmu.counter[FIXED_SLOT + i] for i in range(self.cpu.fixed_mask.bit_length())]),
-            "selectors": tuple([pmu.selector[i] for i in range(self.cpu.gp_mask.bit_length())]),
-            "fixed_ctr_ctrl": pmu.fixed_ctr_ctrl,
-            "global_ctrl": pmu.global_ctrl,
-            "global_status": pmu.global_status,
-        }
-        for i, name in enumerate(_STORAGE_NAMES):
-            state[name] = pmu.storage[i]
-        state["lvtpc"] = pmu.lvtpc
-        state["pmi_pending"] = bool(pmu.pmi_pending)
-        state["cycles"] = pmu.cycles
-        return state
+        return take(&self.unit, self.cpu)
 
     @staticmethod
     def from_state(cpu, state):
@@ -331,51 +408,11 @@ cdef class Pmu:
         Raises
         ------
         ValueError
-            For a state of another version, CPU or shape.
+            For a state of another version, CPU or shape, or with a value that a register cannot hold.
         """
         cdef Pmu self = Pmu(cpu)
-        cdef pmu_t *pmu = &self.pmu
-        expected = self.state()
-        if not isinstance(state, Mapping):
-            raise ScenarioError(f"state: must be what state() returned, not {type(state).__name__}")
-        for name in ("version", "cpu"):
-            if name in state and state[name] != expected[name]:
-                raise ScenarioError(f"state: {name} is {state[name]!r} and must be {expected[name]!r}")
-        odd = sorted(state.keys() ^ expected.keys(), key=str)
-        if odd:
-            raise ScenarioError(f"state: missing or unknown keys: {odd}")
-        for name in ("counters", "fixed", "selectors"):
-            places = len(expected[name])
-            if not isinstance(state[name], tuple) or len(state[name]) != places:
-                raise ScenarioError(f"state: {name} must be a tuple of {places} integers, not {state[name]!r}")
-        for x, (counter, selector) in enumerate(zip(state["counters"], state["selectors"])):
-            pmu.counter[x] = _held("counters", counter, pmu.width_mask[0] if pmu.slots >> x & 1 else 0)
-            self._hold(0x186 + x, "selectors", selector)
-        for m, counter in enumerate(state["fixed"], FIXED_SLOT):
-            pmu.counter[m] = _held("fixed", counter, pmu.width_mask[1] if pmu.slots >> m & 1 else 0)
-        for name, address in _STATE_ADDRESSES.items():
-            self._hold(address, name, state[name])
-        pmu.pmi_pending = _held("pmi_pending", int(state["pmi_pending"]), 1)
-        pmu.cycles = _held("cycles", state["cycles"], (1 << 58) - 1)
+        restore(&self.unit, cpu, state)
         return self
-
-    cdef object _hold(self, uint32_t address, str name, object value):
-        """Put a value into a register as far as the register can hold it."""
-        cdef uint64_t number = _held(name, value, 0xFFFFFFFFFFFFFFFFULL)
-        cdef uint64_t back = 0
-        if find_msr(&self.file.file, address).kind == MSR_ABSENT:
-            code = FAULT_RESERVED if number else FAULT_NONE
-        else:
-            if address == 0x38E:  # what can be cleared can be held
-                code = FAULT_RESERVED if number & ~find_msr(&self.file.file, 0x390).legal else FAULT_NONE
-                self.pmu.global_status = number
-            else:
-                code = write_msr(&self.pmu, &self.file.file, address, number)
-            read_msr(&self.pmu, &self.file.file, address, &back)
-            if back != number:
-                code = FAULT_RESERVED
-        if code:
-            raise ScenarioError(f"state: {name} cannot be {value:#x}: {_REASONS[code]}")
 
     def __reduce__(self):
         return Pmu.from_state, (self.cpu, self.state())
@@ -387,11 +424,12 @@ cdef class Pmu:
         return self.__copy__()
 
     def __repr__(self):
-        return f"Pmu({self.cpu.name!r}, GLOBAL_CTRL={self.pmu.global_ctrl:#x}, GLOBAL_STATUS={self.pmu.global_status:#x})"
+        pmu = self.unit.pmu
+        return f"Pmu({self.cpu.name!r}, GLOBAL_CTRL={pmu.global_ctrl:#x}, GLOBAL_STATUS={pmu.global_status:#x})"
 
 
-cdef object _fault(fault code, uint32_t msr, object value):
-    name = msr_name(msr)
+cdef object _fault(object cpu, fault code, uint32_t msr, object value):
+    name = msr_name(cpu, msr)
     reason = _REASONS[code]
     return GeneralProtectionFault(msr, value, f"{name}: {reason}" if name else reason)
 
@@ -399,27 +437,3 @@ cdef object _fault(fault code, uint32_t msr, object value):
 cdef inline object _integer(object value):
     # C conversions would take a float.
     return value if PyLong_CheckExact(value) else as_integer(value)
-
-
-cdef object _occurrences(str name, object number):
-    number = as_integer(number)
-    if number < 0:
-        raise ScenarioError(f"{name} must not be negative: {number}")
-    if number >> 64:
-        raise OverflowError(f"{name} must be an integer in [0, 2**64), not {number}")
-    return number
-
-
-cdef object _held(str name, object value, object most):
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ScenarioError(f"state: {name} must be an integer, not {value!r}")
-    if not 0 <= value <= most:
-        raise ScenarioError(f"state: {name} cannot be {value:#x}: it must be 0 to {most:#x}")
-    return value
-
-
-cdef int _privilege(object cpl) except -1:
-    level = as_integer(cpl)
-    if not 0 <= level <= 3:
-        raise ScenarioError(f"cpl must be 0 to 3, not {level}")
-    return level

@@ -1,6 +1,6 @@
 # The state of the machine: a data sheet. docs/machine.md says what happens to it.
 from vpmu_core._types cimport int8_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from vpmu_core.pmu cimport EVENTS, SLOTS, pmu_t
+from vpmu_core.unit cimport EVENTS, SLOTS, pmu_t
 from vpmu_core.random cimport sfc64_t, stream_t
 
 cdef enum:

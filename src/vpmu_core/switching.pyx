@@ -8,7 +8,7 @@ from libc.string cimport memcmp
 
 from vpmu_core._types cimport ALL_ONES, popcount32, uint16_t, uint32_t, uint64_t
 from vpmu_core.hostperf cimport host_events_in, host_events_out
-from vpmu_core.pmu cimport FIXED_LANES, FIXED_SLOT, GP_LANES, LVTPC_MASKED, LVTPC_NMI, pmu_t
+from vpmu_core.unit cimport FIXED_LANES, FIXED_SLOT, GP_LANES, LVTPC_MASKED, LVTPC_NMI, pmu_t
 from vpmu_core.counting cimport host_activity, host_advance, spend, tally
 from vpmu_core.state cimport (
     COST_RDMSR, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC, OP_RDMSR, OP_RDPMC, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL,

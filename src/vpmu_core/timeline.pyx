@@ -2,7 +2,7 @@
 """The time line of one logical CPU: PMIs, exits and guest code (docs/machine.md, sections 3 to 6)."""
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
 from vpmu_core.counting cimport apply_ideal, guest_segment, host_activity, host_advance, running_clock, spend
-from vpmu_core.pmu cimport LVTPC_MASKED, enabled, width_mask
+from vpmu_core.unit cimport LVTPC_MASKED, enabled, width_mask
 from vpmu_core.random cimport draw_gap, draw_kind
 from vpmu_core.state cimport (
     CAUSE_EMULATED_INSTRUCTION, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, COST_INTERRUPT_EXIT, COST_MSR_EMULATION,

@@ -4,7 +4,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.string cimport memset
 
 from vpmu_core._types cimport lowest_bit, uint32_t
-from vpmu_core.pmu cimport EVENT_INSTRUCTIONS, LVTPC_MASKED, bits_of, slots_of, width_mask
+from vpmu_core.unit cimport EVENT_INSTRUCTIONS, LVTPC_MASKED, bits_of, slots_of, width_mask
 from vpmu_core.switching cimport GUEST_VECTOR
 from vpmu_core.counting cimport spend, tally
 from vpmu_core.state cimport (

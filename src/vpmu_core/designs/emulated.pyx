@@ -9,7 +9,7 @@ from vpmu_core.hostperf cimport (
     perf_wake, place_host_events,
 )
 from vpmu_core.kvmpmu cimport access_registers, counting_at, locally_enabled, recompute_counting
-from vpmu_core.pmu cimport FIXED_SLOT, SELECTOR_OS, SELECTOR_USR, bits_of, enabled, slots_of, width_mask
+from vpmu_core.unit cimport FIXED_SLOT, SELECTOR_OS, SELECTOR_USR, bits_of, enabled, slots_of, width_mask
 from vpmu_core.counting cimport meter, spend
 from vpmu_core.state cimport (
     ACCESS_COUNTER, ACCESS_RDPMC, CAUSE_NONE, CAUSE_NOT_SCHEDULED, COST_REPROGRAM, EFFECT_NMI, EXIT_EXCEPTION_NMI,

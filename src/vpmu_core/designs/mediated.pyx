@@ -6,7 +6,7 @@ from libc.string cimport memset
 from vpmu_core._types cimport lowest_bit, uint32_t
 from vpmu_core.hostperf cimport place_host_events
 from vpmu_core.kvmpmu cimport access_registers, counting_at, recompute_counting
-from vpmu_core.pmu cimport LVTPC_NMI, bits_of, slots_of, width_mask
+from vpmu_core.unit cimport LVTPC_NMI, bits_of, slots_of, width_mask
 from vpmu_core.switching cimport load_guest, put_guest
 from vpmu_core.counting cimport spend
 from vpmu_core.state cimport (

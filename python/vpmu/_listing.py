@@ -1,0 +1,98 @@
+"""Rows of ``vpmu list``: what can be named on the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._cpu import CpuModel, cpu
+from ._cpu_listing import cpu_rows
+from ._designs import design, designs
+from ._event_codes import PMU_EVENTS
+from ._event_files import FileEvent, read_events
+from ._events import CODES, METRICS, allowed_counters, perf_codes
+from ._sequences import sequence, sequences
+from ._workload_file import workload, workloads
+
+#: What there are lists of.
+LISTS = ("cpus", "designs", "workloads", "sequences", "events")
+
+
+def _places(gp: int, fixed: int) -> str:
+    places = [f"fixed{i}" for i in range(16) if fixed >> i & 1] + ([f"GP {gp:#x}"] if gp else [])
+    return " ".join(places) or "none"
+
+
+def _event_rows(model: CpuModel) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    codes = perf_codes(model)
+    rows: list[tuple[Any, ...]] = []
+    for name in PMU_EVENTS:
+        if name not in codes and name not in CODES:
+            continue
+        places = _places(*allowed_counters(name, model))
+        if name in METRICS and places == "none":
+            places = "PERF_METRICS"
+        raw = f"r{codes[name]:04x}" if name in codes else "none"
+        rows.append((name, raw, places, name in codes and name in CODES))
+    return ("name", "raw", f"counters_on_{model.name}", "rates"), rows
+
+
+def _file_event_row(event: FileEvent) -> tuple[Any, ...]:
+    raws = [f"r{event.selector(i, user=False, kernel=False):04x}" for i in range(event.positions)]
+    registers = [f"{index:#x}={value:#x}" for index, value in zip(event.msr_index, event.msr_value, strict=True)]
+    notes = (
+        [event.unit] * bool(event.unit)
+        + ["deprecated"] * event.deprecated
+        + ["taken alone"] * event.taken_alone
+        + (["MSR " + " or ".join(registers)] if registers else [])
+        + ([f"errata {event.errata}"] if event.errata else [])
+    )
+    places = _places(event.gp_counters, event.fixed_counters)
+    return event.name, " ".join(raws), places, event.sample_after_value, "; ".join(notes)
+
+
+def list_rows(
+    what: str, cpu_name: str | None = None, events_file: str | None = None
+) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """What ``vpmu list`` shows.
+
+    Parameters
+    ----------
+    what : str
+        One of :data:`LISTS`.
+    cpu_name : str, optional
+        For events: whose.
+    events_file : str, optional
+        For events: those of an event file; see :func:`vpmu.read_events`.
+
+    Returns
+    -------
+    (tuple of str, list of tuple)
+        Names of the columns, and the rows.
+
+    Raises
+    ------
+    UnknownName, EventFileError
+        For a CPU that does not exist, or a file that cannot be read.
+    """
+    if what == "cpus":
+        columns, rows = cpu_rows()
+        return columns, list(rows)
+    if what == "designs":
+        made = [design(name) for name in designs()]
+        return ("name", "class", "options", "summary"), [
+            (d.name, d.class_ or "", d.options_help, d.summary) for d in made
+        ]
+    if what == "workloads":
+        made_workloads = [workload(name) for name in workloads()]
+        return ("name", "exits_per_s", "summary"), [
+            (w.name, round(float(w.exits_per_second), 1), w.summary) for w in made_workloads
+        ]
+    if what == "sequences":
+        made_sequences = [sequence(name) for name in sequences()]
+        return ("name", "load_steps", "put_steps", "summary"), [
+            (s.name, len(s.load), len(s.put), s.summary) for s in made_sequences
+        ]
+    if events_file is None:
+        return _event_rows(cpu(cpu_name or "sapphirerapids"))
+    events = read_events(events_file, None if cpu_name is None else cpu(cpu_name))
+    return ("name", "raw", "counters", "sample_after", "notes"), [_file_event_row(event) for event in events]
