@@ -100,7 +100,7 @@ class Pair:
 
     def set_up(self, roll):
         """Set every counter up, near its overflow, and enable most."""
-        if self.cpu.vendor == "amd" and roll.rarely(3):
+        if self.cpu.vendor == "amd" and roll.rarely(2):
             svme = roll.pick(True, True, False)
             self.both("set_mode", svme=svme, guest=svme and roll.pick(True, False))
         self.write(settings_of(self.cpu, roll))

@@ -6,6 +6,7 @@ long histories in one example of Hypothesis, and shrinks to the first choice eve
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 from hypothesis import currently_in_test_context, note
@@ -171,7 +172,7 @@ def _quirks(roll, vendor, version):
 
 def _intel_fields(roll):
     version = roll.pick(4, 5, 2, 3, 6, 1, 6)
-    gp_mask = roll.pick(0xF, 0xFF, 0x3, 0x3FF, 0xF, 0xA5, 0x1, 0xD)
+    gp_mask = roll.pick(0xF, 0xFF, 0x3, 0x3FF, 0xF, 0xA5, 0x1, 0xC)
     fixed_mask = roll.pick(0x7, 0xF, 0x7F, 0xF, 0xA, 0x5, 0x0, 0x8F) if version > 1 else 0
     pebs = roll.pick(0x100, 0x300, 0x400, 0x600, 0, 0x500, 0xF00 if version == 6 else 0x200)
     capabilities = pebs | roll.bits(0x1_70C5) | roll.pick(0, 1 << 15, 1 << 15, 1 << 15 | 1 << 19)
@@ -258,6 +259,15 @@ def model(name, roll):
     return replace(
         cpu, name="drawn", costs=None, constraints=(), possible_quirks=frozenset(), core_gp_mask=None, **fields
     )
+
+
+def drawn_model(number):
+    """The model with that number, with all that matters drawn anew."""
+    draw = random.Random(number)
+    while True:
+        cpu = model(draw.choice(vpmu.cpus()), Dice(draw.randbytes(40)))
+        if cpu.name == "drawn":
+            return cpu
 
 
 @st.composite
@@ -358,6 +368,8 @@ def _oddity(cpu, roll, x):
     m = (1 + roll.below(4)) << 24
     tsx = cpu.features & {"rtm", "hle"}
     intel = cpu.vendor == "intel"
+    if intel and tsx and x == 2 and kind in (1, 2, 3):
+        return IN_TXCP
     if kind == 1:
         return m | roll.pick(0, INV) | (roll.pick(0, EQ) if "eq" in cpu.features else 0)
     if kind == 2:
@@ -560,7 +572,7 @@ def _others(cpu, state, roll, events, keywords):
         transaction = roll.pick(None, "abort", "commit", None)
         if transaction:
             keywords["transaction"] = transaction
-    if roll.rarely(3):
+    if roll.rarely(2):
         keywords["flows"] = {name: roll.below(10) for name in roll.some(FLOWS, 2)}
     if "ht_leak" in cpu.quirks and roll.rarely(2):
         keywords["leaks"] = {x: roll.number() for x in roll.some(indices(cpu.gp_mask), 2)}

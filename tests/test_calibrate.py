@@ -122,7 +122,7 @@ def test_gaps_by_hand() -> None:
     assert plan.wall_kinds == (2,)
     assert plan.wall_threshold == ((1 << 32) - 1,)
     assert plan.wall_alias == (0,)
-    assert plan.arrivals == "exponential"
+    assert (plan.work_rates, plan.wall_rates) == ((), ())
 
 
 def test_streams_without_sources_are_empty() -> None:
@@ -135,7 +135,10 @@ def test_streams_without_sources_are_empty() -> None:
 
 def test_regular_arrivals_are_carried() -> None:
     regular = made(source("CPUID", 1), arrivals="regular")
-    assert calibrate(regular, core_hz=10**9, transition=0, handling=HANDLING).arrivals == "regular"
+    plan = calibrate(regular, core_hz=10**9, transition=0, handling=HANDLING)
+    assert (plan.work_rates, plan.wall_rates) == ((-(-(1 << 48) // (10**9 - 600)),), ())
+    exponential = calibrate(made(source("CPUID", 1)), core_hz=10**9, transition=0, handling=HANDLING)
+    assert (exponential.work_rates, exponential.wall_rates) == ((), ())
 
 
 def test_overfull_second_says_by_how_much() -> None:

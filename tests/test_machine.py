@@ -78,6 +78,12 @@ def test_compiled_and_slow_machine_agree(design, cpu, guest_perf, host_perf):
         check_identities(result)
 
 
+def regular(n: int, gaps: list[int]) -> st.SearchStrategy[tuple[int, ...]]:
+    """Rates of n slots with regular arrivals, or none."""
+    rate = st.sampled_from(gaps).flatmap(lambda gap: st.integers((1 << 48) // (gap + 1), -(-(1 << 48) // gap)))
+    return st.just(()) | st.tuples(*[rate] * n)
+
+
 @st.composite
 def plans(draw) -> Plan:
     """Random plans; a good part of them directed at edges: rate 0, share 0 and all, long skid, gap and cost 0."""
@@ -107,9 +113,10 @@ def plans(draw) -> Plan:
     gap = st.sampled_from([1, 2, 3, 10] if tight else [0, 1, 700, 4000, 40000])
     full = 0xFFFFFFFF
     hosted = design != "bare-metal"
-    work = Stream(draw(gap) * hosted, draw(st.booleans()), (full, 1 << 31), (0, 0), (0, 1))
+    work_rates = draw(regular(2, [1, 3, 10] if tight else [1, 700, 4000, 40000]))
+    work = Stream(draw(gap) * hosted, (full, 1 << 31), (0, 0), (0, 1), work_rates)
     wall_gap = draw(st.sampled_from([0, 17, 100] if tight else [0, 9000, 70000]))
-    wall = Stream(wall_gap * hosted, draw(st.booleans()), (full,), (0,), (2,))
+    wall = Stream(wall_gap * hosted, (full,), (0,), (2,), draw(regular(1, [17, 100] if tight else [9000, 70000])))
     if draw(st.booleans()):
         kinds = (*kinds[:2], dataclasses.replace(kinds[2], handling=0, idle=0))
     owns = design in ("bare-metal", "dedicated")
@@ -181,6 +188,11 @@ def test_lazy_and_stepwise_agree_on_workloads(design, workload):
 # -- directed plans: what random ones meet once in thousands -----------------------------------------------------------
 
 
+def every(gap: int) -> tuple[int, ...]:
+    """The rate of regular exits with a gap of whole cycles."""
+    return (-(-(1 << 48) // gap),) if gap else ()
+
+
 def directed(
     design: str, *, gap: int, wall: int, emulates: bool, skid: int, costs: dict[str, int] | None, **events
 ) -> Plan:
@@ -198,8 +210,8 @@ def directed(
             PlannedExit("IO_INSTRUCTION", 1, 3, emulates, 0, 0),
             PlannedExit("EXTERNAL_INTERRUPT", 1, 0, False, 0, 0),
         ),
-        work=Stream(gap, True, (full,), (0,), (0,)),
-        wall=Stream(wall, True, (full,), (0,), (1,)),
+        work=Stream(gap, (full,), (0,), (0,), every(gap)),
+        wall=Stream(wall, (full,), (0,), (1,), every(wall)),
         guest_events=tuple(
             PlannedGuestEvent(event, (0xC0 if event == 0 else 0x3C) | 3 << 16 | 1 << 20, counter, True, True, period)
             for counter, (event, period) in enumerate(events["events"])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 from pmu_pair import COPIES, STRANGE, Pair, dice_of
 from pmu_strategies import ALL_ONES, BITS, MSRS, VALUES, addresses, dice, model, models, outcome
 
 import vpmu
+import vpmu.reference
 
 CPLS = st.sampled_from([0, 0, 0, 3, 3, 1, 2])
 SEEDS = st.one_of(st.none(), st.integers(0, 9), st.integers(0, ALL_ONES))
@@ -113,8 +115,10 @@ class Agreement(RuleBasedStateMachine):
 
 
 TestRandomHistories = Agreement.TestCase
+TestRandomHistories.settings = settings(stateful_step_count=60)
 
 
+@settings(max_examples=2 * settings().max_examples)
 @given(number=st.integers(0, ALL_ONES))
 def test_numbered_histories(number):
     """Many histories that share nothing, each made from one number: no shrinking, but far more of them in the time."""
@@ -126,23 +130,50 @@ def test_numbered_histories(number):
         pair.act(dice_of(draw, 128))
 
 
-def test_arguments_that_do_not_exist():
+WRONG_ARGUMENTS = {
+    "rdmsr": [(), (-1,), (1 << 32,), ("0",), (0xC1, 2)],
+    "wrmsr": [(0xC1,), (0xC1, -1), (0xC1, 1 << 64), (-1, 0), (0xC1, 0.0)],
+    "rdpmc": [(1 << 32,), (-1,), (0, 4), (0, -1), (None,)],
+    "count": [(), ([],), ({"instructions": 1.5},), ({1: 1},), ({}, -1), ({}, 0, -1), ({}, 1 << 64), ({}, 0, 1 << 70)],
+    "set_mode": [(True,), (1, 1)],
+    "smi": [(1,)],
+    "execute": [(None,), ([],)],
+}
+WRONG_EVENTS = [5, [], {1: 1}, {"nothing": 1}, {"instructions": -1}, {"instructions": 1.5}, {"instructions": 1 << 64}]
+WRONG_EVENTS += [
+    {"r": 1},
+    {"r0x1": 1},
+    {"rC0": 1, "instructions": 1},
+    {f"r{1 << 64:x}": 1},
+    {"r10000": 1},
+    {"R00C0": 1},
+]
+WRONG_KEYWORDS = {
+    "per_cycle": [{"instructions": parts} for parts in (5, None, [], [0] * 17, [1], [1.5], [-1, 1], [0, 1 << 63], {})],
+    "edges": WRONG_EVENTS,
+    "sibling": [*WRONG_EVENTS, {"cycles": 1 << 58}],
+    "sibling_cycles": [1, -1, 1 << 64, 1.5],
+    "sibling_cpl": [4, -1, 1.5],
+    "transaction": ["commit", "abort", "begin", True, ""],
+    "flows": [5, [], {1: 1}, {"nothing": 1}, {"vmrun": -1}, {"vmrun": 1.5}, {"vmrun": 1 << 64}],
+    "leaks": [5, [], {"0": 1}, {4: 1}, {16: 1}, {-1: 1}, {1 << 70: 1}, {0: -1}, {0: 1.5}, {0: 1 << 64}],
+}
+
+
+WRONG_CALLS = [(method, arguments, {}) for method, calls in WRONG_ARGUMENTS.items() for arguments in calls]
+WRONG_CALLS += [("count", (events,), {}) for events in WRONG_EVENTS]
+WRONG_CALLS += [("count", ({},), {name: value}) for name, values in WRONG_KEYWORDS.items() for value in values]
+
+
+@pytest.mark.parametrize("name", ["skylake", "vermeer"])
+@pytest.mark.parametrize(("method", "arguments", "keywords"), WRONG_CALLS)
+def test_wrong_arguments(name, method, arguments, keywords):
     """The kinds of errors are the same."""
-    pair = Pair(vpmu.cpu("skylake"), None)
-    for name, arguments in {
-        "rdmsr": [(), (-1,), (1 << 32,), ("0",), (0xC1, 2)],
-        "wrmsr": [(0xC1,), (0xC1, -1), (0xC1, 1 << 64), (-1, 0), (0xC1, 0.0)],
-        "rdpmc": [(1 << 32,), (-1,), (0, 4), (0, -1), (None,)],
-        "count": [(), ([],), ({"instructions": 1.5},), ({1: 1},), ({}, -1), ({}, 0, -1), ({}, 1 << 64)],
-        "set_mode": [(True,), (1, 1)],
-        "smi": [(1,)],
-        "execute": [(None,), ([],)],
-    }.items():
-        for given_arguments in arguments:
-            pair.both(name, *given_arguments)
-    for seed in (-1, 1 << 64, "0", 1.5):
-        core, plain = outcome(vpmu.Pmu, pair.cpu, seed), outcome(type(pair.plain), pair.cpu, seed)
-        assert (core[0], core[1:] if core[0] == "raises" else None) == (
-            plain[0],
-            plain[1:] if plain[0] == "raises" else None,
-        )
+    Pair(vpmu.cpu(name), None).both(method, *arguments, **keywords)
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 64, "0", 1.5])
+def test_wrong_seeds(seed):
+    core, plain = (outcome(kind, vpmu.cpu("skylake"), seed) for kind in (vpmu.Pmu, vpmu.reference.Pmu))
+    assert core == plain
+    assert core[0] == "raises"

@@ -6,12 +6,16 @@ import itertools
 
 import numpy as np
 import pytest
-from pmu_strategies import ALL_ONES, BITS, MSRS, counter_write, indices, outcome, selector_address
+from pmu_strategies import ALL_ONES, BITS, MSRS, counter_write, drawn_model, indices, outcome, selector_address
 
 import vpmu
 import vpmu.reference
 
 RDMSR, WRMSR, RDPMC = range(3)
+#: Presets, and models drawn by number, for features and quirks in other combinations.
+MODELS = {name: vpmu.cpu(name) for name in vpmu.cpus()}
+MODELS |= {f"drawn-{number}": drawn_model(number) for number in range(40)}
+every_model = pytest.mark.parametrize("cpu", MODELS.values(), ids=MODELS)
 VALUES = [ALL_ONES, *BITS, 0x5555_5555_5555_5555, 0]
 
 
@@ -48,11 +52,11 @@ def filled(cpu):
     return core, plain
 
 
-@pytest.mark.parametrize("name", vpmu.cpus())
+@every_model
 @pytest.mark.parametrize("start", [both, filled], ids=["reset", "filled"])
-def test_every_access_of_every_msr(name, start):
+def test_every_access_of_every_msr(cpu, start):
     """Each MSR, read, and written with 0, all ones and each single bit, from RESET and with every register full."""
-    core, plain = start(vpmu.cpu(name))
+    core, plain = start(cpu)
     for msr in MSRS:
         before = core.state()
         writes = [access(WRMSR, msr, value) for value in VALUES]
@@ -90,11 +94,11 @@ def user_disabled(cpu):
     return core, plain
 
 
-@pytest.mark.parametrize("name", vpmu.cpus())
+@every_model
 @pytest.mark.parametrize("start", [both, filled, user_disabled])
-def test_every_rdpmc(name, start):
+def test_every_rdpmc(cpu, start):
     """Each type with each index, around the bounds, by everyone who may or may not."""
-    core, plain = start(vpmu.cpu(name))
+    core, plain = start(cpu)
     for kind in KINDS:
         known = kind in (0, 0x2000, 0x4000)
         for index in (*range(65), 0xFF, 0x100, 0xFFFF) if known else (0, 1, 7, 64):
@@ -107,10 +111,9 @@ def test_every_rdpmc(name, start):
         assert core.state() == plain.state(), hex(kind)
 
 
-@pytest.mark.parametrize("name", vpmu.cpus())
-def test_every_rdpmc_after_counting(name):
+@every_model
+def test_every_rdpmc_after_counting(cpu):
     """Each counter reads something else, also while its latest events are in flight."""
-    cpu = vpmu.cpu(name)
     core, plain = both(cpu)
     counters, fixed = indices(cpu.gp_mask), indices(cpu.fixed_mask)
     writes = [counter_write(cpu, x, 1000 + 16 * x) for x in counters]

@@ -54,7 +54,7 @@ KEYS = {
 }
 #: Events per cycle in guest code, halved in the host; index order of EVENTS.
 RATES = tuple(int(x * ONE) for x in (1.3, 1.0, 0.7, 0.01, 0.05, 0.003, 0.21, 0.004, 4.0))
-NEVER = Stream(0, True, (), (), ())
+NEVER = Stream(0, (), (), ())
 MERGED_TRAPS = frozenset({"selector", "fixed_ctr_ctrl", "lvtpc"})
 EXITS = (
     PlannedExit("CPUID", KERNEL, 3, True, 600, 0),
@@ -85,7 +85,8 @@ def host_event(name: str, gp_mask: int = 0xFF, fixed_mask: int = 0, **attributes
 
 def stream(mean_gap: int, *kinds: int, regular: bool = False) -> Stream:
     n = len(kinds)
-    return Stream(mean_gap, regular, (ONE,) * n, tuple(range(n)), kinds)
+    rates = (-(-(1 << 48) // (n * mean_gap)),) * n if regular and mean_gap else ()
+    return Stream(mean_gap, (ONE,) * n, tuple(range(n)), kinds, rates)
 
 
 def make_plan(design: str, **changes: Any) -> Plan:

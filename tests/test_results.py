@@ -235,7 +235,8 @@ def test_exits_come_with_guest_work_alike_in_all_rows(workload: str) -> None:
         exits = sum(result.raw["exits"])
         counts.add(exits)
         assert exits > 10
-        assert exits == pytest.approx(work(result) / float(gap), abs=1 + exits / float(gap))
+        # Each kind has its own regular arrivals, and may lack one at the end.
+        assert exits == pytest.approx(work(result) / float(gap), abs=len(source.exits) + exits / float(gap))
     assert len(counts) > 1 or workload == "hackbench"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from heapq import heapify, heappop, heappush
-from math import lcm
+from math import ceil, lcm
 from typing import Literal
 
 from ._costs import Quality
@@ -65,8 +65,8 @@ class ExitPlan:
         Index into `kinds` of each slot.
     guest_cycles_per_second : Fraction
         Cycles of guest work in a second of the recording, on this machine.
-    arrivals : {"exponential", "regular"}
-        As in :class:`Workload`.
+    work_rates, wall_rates : tuple of int
+        With regular arrivals, exits of each slot per cycle, in 2**-48; else empty.
     """
 
     kinds: tuple[PlannedExit, ...]
@@ -79,7 +79,8 @@ class ExitPlan:
     wall_alias: tuple[int, ...]
     wall_kinds: tuple[int, ...]
     guest_cycles_per_second: Fraction
-    arrivals: Literal["exponential", "regular"]
+    work_rates: tuple[int, ...]
+    wall_rates: tuple[int, ...]
 
 
 def alias_table(weights: Sequence[Fraction]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -173,6 +174,24 @@ def _stream(clock: Clock, workload: Workload, guest: Fraction) -> _Stream:
     return gap, threshold, alias, tuple(members)
 
 
+def _regular_rates(clock: Clock, workload: Workload, guest: Fraction) -> tuple[int, ...]:
+    """Exits per cycle in 2**-48: the n-th comes where floor(rate * clock / 2**48) reaches n."""
+    if workload.arrivals != "regular":
+        return ()
+    rates = []
+    for source in workload.exits:
+        if source.clock == clock:
+            # Rounded up, the first exits come at whole multiples of a gap that is whole.
+            rate = ceil(source.per_second * (1 << 48) / guest)
+            if not 0 < rate <= 1 << 48:
+                every = decimal_text(guest / source.per_second)
+                raise ScenarioError(
+                    f"workload {workload.name!r}: a regular {source.reason} every {every} cycles; use 1 to 2**48"
+                )
+            rates.append(rate)
+    return tuple(rates)
+
+
 def calibrate(workload: Workload, *, core_hz: int, transition: int, handling: Mapping[str, int]) -> ExitPlan:
     """Calibrate a workload on the machine and design that it was recorded on.
 
@@ -231,5 +250,6 @@ def calibrate(workload: Workload, *, core_hz: int, transition: int, handling: Ma
         wall_alias=wall_alias,
         wall_kinds=wall_kinds,
         guest_cycles_per_second=guest,
-        arrivals=workload.arrivals,
+        work_rates=_regular_rates("work", workload, guest),
+        wall_rates=_regular_rates("wall", workload, guest),
     )

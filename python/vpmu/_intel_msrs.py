@@ -185,7 +185,8 @@ def _has_arch_pebs(cpu: CpuModel) -> bool:
 
 
 def _has_pebs(cpu: CpuModel) -> bool:
-    return 0 < pebs_format(cpu) < ARCH_PEBS and "ds" in cpu.features
+    # Core 2 and Bonnell have record format 0, and the MSR: what tells is any of bits 11:6.
+    return cpu.perf_capabilities >> 6 & 0x3F != 0 and not _has_arch_pebs(cpu) and "ds" in cpu.features
 
 
 def _has_data_cfg(cpu: CpuModel) -> bool:

@@ -55,13 +55,16 @@ class PlannedExit:
 
 @dataclass(frozen=True)
 class Stream:
-    """A source of exits: mean gap in cycles (0: never), and an alias table over ``kinds``."""
+    """A source of exits: mean gap in cycles (0: never), and an alias table over ``kinds``.
+
+    With ``rates``, in 2**-48 exits per cycle for each of ``kinds``, arrivals are regular and nothing is drawn.
+    """
 
     mean_gap: int
-    regular: bool
     threshold: tuple[int, ...]
     alias: tuple[int, ...]
     kinds: tuple[int, ...]
+    rates: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

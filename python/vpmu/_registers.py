@@ -170,7 +170,7 @@ def selector_legal(cpu: CpuModel, index: int) -> int:
 
 
 def msr_name(cpu: CpuModel, address: int) -> str:
-    """Name of an MSR for messages, such as ``IA32_PMC3``, even if this CPU lacks it; empty if it is none of the PMU's."""
+    """Name of an MSR, such as ``IA32_PMC3``, whether or not this CPU has it; empty if it is none of the PMU's."""
     for row in _table(cpu):
         index, rest = divmod(address - row.address, row.stride)
         if row.bank is None and address == row.address:

@@ -23,7 +23,7 @@ from ._recorded import Recorded, positive_seconds
 from ._workload import EventRates, Workload, check_integer
 from ._workload_file import workload
 
-_NO_STREAM = Stream(0, False, (), (), ())
+_NO_STREAM = Stream(0, (), (), ())
 #: Longest run: within it no counting host event can wrap, at up to 16 occurrences per cycle.
 MAX_CYCLES = 1 << 43
 #: Most events of the host's own: as many as any CPU has counters.
@@ -259,13 +259,9 @@ def _exits(scenario: Scenario) -> tuple[tuple[PlannedExit, ...], Stream, Stream,
         )
         for e in calibrated.kinds
     )
-    regular = calibrated.arrivals == "regular"
-    work = Stream(
-        calibrated.work_mean_gap, regular, calibrated.work_threshold, calibrated.work_alias, calibrated.work_kinds
-    )
-    wall = Stream(
-        calibrated.wall_mean_gap, regular, calibrated.wall_threshold, calibrated.wall_alias, calibrated.wall_kinds
-    )
+    c = calibrated
+    work = Stream(c.work_mean_gap, c.work_threshold, c.work_alias, c.work_kinds, c.work_rates)
+    wall = Stream(c.wall_mean_gap, c.wall_threshold, c.wall_alias, c.wall_kinds, c.wall_rates)
     return planned, work, wall, None
 
 

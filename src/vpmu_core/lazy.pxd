@@ -3,9 +3,21 @@ from vpmu_core._types cimport uint32_t, uint64_t
 from vpmu_core.unit cimport SLOTS
 from vpmu_core.state cimport ACTIVITIES, OP_CLASSES, ORIGINS, SPENT, machine_t
 
-cdef struct summary_t:  # what one exit of a kind does, found by running it once on a copy
-    uint64_t generation  # of the state that it holds for; 0: none yet
+cdef enum:  # usable_t
+    UNKNOWN = 0  # for the present state; to be found out
+    SKIPPABLE = 1
+    EVENTFUL = 2
+
+cdef struct kind_t:  # what the loop over skipped exits needs of a kind, and leaves
+    uint64_t busy  # cycles from exit to entry, without idling and, in a trace, without handling
+    uint64_t idle
     uint64_t skipped  # exits of the running jump
+    uint32_t usable
+
+cdef struct summary_t:  # what one exit of a kind does, found by running it once on a copy
+    uint64_t handled  # cycles of handling of the running jump
+    uint64_t by_task  # of these, by the virtual machine monitor
+    uint64_t saved  # of these, part of what a refused fastpath takes anyway
     uint64_t clock[ACTIVITIES]  # cycles, handling and idle apart
     uint64_t wall  # their sum
     uint64_t ops[ORIGINS][OP_CLASSES]
@@ -15,7 +27,6 @@ cdef struct summary_t:  # what one exit of a kind does, found by running it once
     uint32_t counted  # hardware slots that the emulated instruction advances
     uint32_t counted_ideally
     int handling_activity  # who pays for handling: hypervisor or blind
-    bint skippable
     bint may_idle  # blocking changes nothing either
 
 cdef struct state_key_t:  # what a summary depends on; counters only as far as they are zero
@@ -38,10 +49,10 @@ cdef struct state_key_t:  # what a summary depends on; counters only as far as t
 
 cdef struct lazy_t:
     summary_t *summary  # one for each planned exit
+    kind_t *kind  # likewise
     uint32_t summaries
     machine_t *copy
     state_key_t key
-    uint64_t generation
     uint32_t pause  # exits to let pass before the next attempt
     uint32_t next_pause
 

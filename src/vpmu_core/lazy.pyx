@@ -16,10 +16,12 @@ from vpmu_core.state cimport (
     HOST_TASK, HYPERVISOR, IDLE, MAX_GUEST_EVENTS, MAX_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASE_RUN, SPENT, SPENT_HANDLING,
     SPENT_IDLE, USERSPACE, guest_event_t, host_event_t, machine_t, planned_exit_t, pmi_tally_t, vcpu_counter_t,
 )
+from vpmu_core.random cimport draw_gap, draw_kind, instant_of, next_regular, stream_t
 from vpmu_core.timeline cimport draw_work, vm_exit
 
 cdef uint64_t MOST_AT_ONCE = 1 << 19  # exits of one jump: a few milliseconds
 cdef uint64_t MOST_SKIPPED = 1 << 16  # exits between two looks at the counters
+cdef uint64_t MOST_REGULAR = 1 << 40  # the same where their number costs nothing
 cdef uint32_t LONGEST_PAUSE = 64
 
 
@@ -106,20 +108,25 @@ cdef bint _same_accesses(const machine_t *m, const machine_t *after, const summa
     return True
 
 
+cdef inline uint64_t _overlap(const machine_t *m, const summary_t *s, uint64_t handling) noexcept nogil:
+    # A refused fastpath takes at least its cost, which the summary has in full.
+    return min(handling, m.cost[COST_FASTPATH_REFUSED]) if s.refused else 0
+
+
 cdef void _summarise(machine_t *m, uint32_t kind) noexcept nogil:
     """Run an exit of this kind once on a copy and note what it does."""
+    cdef kind_t *k = &(<lazy_t *>m.lazy).kind[kind]
     cdef summary_t *s = &(<lazy_t *>m.lazy).summary[kind]
     cdef machine_t *copy = (<lazy_t *>m.lazy).copy
     cdef const planned_exit_t *e = &m.exits[kind]
     cdef uint32_t again = 0
     cdef int i, j
-    s.generation = (<lazy_t *>m.lazy).generation
     _exit_on_copy(m, copy, e, 0, 0)
-    s.skippable = (
+    if not (
         _only_time_passed(m, copy) and _advanced(&m.hardware, &copy.hardware, &s.counted)
         and _advanced(&m.ideal, &copy.ideal, &s.counted_ideally)
-    )
-    if not s.skippable:
+    ):
+        k.usable = EVENTFUL
         return
     for i in range(ACTIVITIES):
         s.clock[i] = copy.clock[i] - m.clock[i]
@@ -139,17 +146,32 @@ cdef void _summarise(machine_t *m, uint32_t kind) noexcept nogil:
         _only_time_passed(m, copy) and _advanced(&m.hardware, &copy.hardware, &again) and again == s.counted
         and copy.wall - m.wall == s.wall + 1 and _same_accesses(m, copy, s)
     )
+    k.usable = SKIPPABLE
+    k.busy = s.wall
+    k.idle = 0
+    if m.trace.gap == NULL:
+        # A stream's exits of a kind are all alike.
+        k.busy += e.handling - _overlap(m, s, e.handling)
+        k.idle = e.idle
+        if e.idle and not s.may_idle:
+            k.usable = EVENTFUL
+
+
+cdef inline uint64_t _by_task(const machine_t *m, uint32_t kind, uint64_t handling) noexcept nogil:
+    # Of a userspace exit's handling, the kernel's part comes first.
+    if m.exits[kind].kind != USERSPACE or handling <= m.cost[COST_HANDLING_KERNEL]:
+        return 0
+    return handling - m.cost[COST_HANDLING_KERNEL]
 
 
 cdef uint64_t _horizon(const machine_t *m, uint32_t emulated, uint64_t *budget) noexcept nogil:
-    """Cycles of workload, and a budget of exits, within which no counter wraps or ceases to be zero.
+    """Cycles of workload, and a budget of exits not above the given one, in which no counter wraps or ceases to be zero.
 
     An emulated instruction adds one to the slots in ``emulated``, so half of what is left below their wrap is kept for it.
     """
     cdef uint32_t user_on = enabled(&m.hardware, True), kernel_on = enabled(&m.hardware, False), left = user_on | kernel_on
     cdef uint64_t horizon = NEVER, rate, need, kept
     cdef int slot
-    budget[0] = MOST_SKIPPED
     while left:
         slot = lowest_bit(left)
         left &= left - 1
@@ -162,7 +184,7 @@ cdef uint64_t _horizon(const machine_t *m, uint32_t emulated, uint64_t *budget) 
             return 0
         need = width_mask(&m.hardware, slot) - m.hardware.counter[slot]
         if emulated >> slot & 1:
-            kept = min(need >> 1, MOST_SKIPPED)
+            kept = min(need >> 1, budget[0])
             budget[0] = min(budget[0], kept)
             need -= kept
         # Each of two activities may show one occurrence more than its share of the mean.
@@ -181,11 +203,9 @@ cdef void _add_emulated(pmu_t *pmu, uint32_t slots, uint64_t n) noexcept nogil:
         pmu.counter[slot] = (pmu.counter[slot] + n) & width_mask(pmu, slot)
 
 
-cdef void _add_summary(machine_t *m, summary_t *s) noexcept nogil:
-    """Let the skipped exits of a kind have happened, their handling and idle times apart."""
-    cdef uint64_t n = s.skipped
+cdef void _add_summary(machine_t *m, const summary_t *s, uint64_t n) noexcept nogil:
+    """Let ``n`` exits of a kind have happened."""
     cdef int i, j
-    s.skipped = 0
     for i in range(ACTIVITIES):
         m.clock[i] += n * s.clock[i]
     for i in range(ORIGINS):
@@ -193,79 +213,218 @@ cdef void _add_summary(machine_t *m, summary_t *s) noexcept nogil:
             m.ops[PHASE_RUN][i][j] += n * s.ops[i][j]
     for i in range(SPENT):
         m.spent[i] += n * s.spent[i]
+    m.clock[HOST_TASK] += s.by_task
+    m.clock[s.handling_activity] += s.handled - s.by_task - s.saved
+    m.spent[SPENT_HANDLING] += s.handled
+    m.spent[COST_FASTPATH_REFUSED] -= s.saved
     m.switches += n * s.switches
     m.refused += n * s.refused
     _add_emulated(&m.hardware, s.counted, n)
     _add_emulated(&m.ideal, s.counted_ideally, n)
 
 
+cdef struct course_t:  # where a jump is, and how far it may go
+    uint64_t work
+    uint64_t running  # wall less idle
+    uint64_t idle
+    uint64_t most_work  # first instants that it must not reach
+    uint64_t most_running
+    uint64_t end
+
+
+cdef uint64_t _skip_drawn(machine_t *m, course_t *course, uint64_t budget) noexcept nogil:
+    """Skip exits that a stream draws."""
+    cdef lazy_t *lazy = <lazy_t *>m.lazy
+    cdef stream_t stream = m.work_stream
+    cdef course_t at = course[0]
+    cdef uint64_t left = m.left, work, running, skipped = 0
+    cdef uint32_t kind = m.next_kind
+    cdef kind_t *k
+    while skipped < budget:
+        k = &lazy.kind[kind]
+        work = at.work + left
+        running = at.running + left + k.busy
+        if work >= at.most_work:
+            break
+        if k.usable != SKIPPABLE:
+            if k.usable == UNKNOWN:
+                _summarise(m, kind)
+                continue
+            break
+        if running >= at.most_running or running + at.idle + k.idle >= at.end:
+            break
+        at.work = work
+        at.running = running
+        at.idle += k.idle
+        k.skipped += 1
+        skipped += 1
+        left = draw_gap(&stream)
+        kind = draw_kind(&stream)
+    course[0] = at
+    m.work_stream.generator = stream.generator
+    m.left = left
+    m.next_kind = kind
+    m.next_handling = m.exits[kind].handling
+    m.next_idle = m.exits[kind].idle
+    return skipped
+
+
+cdef uint64_t _skip_traced(machine_t *m, course_t *course, uint64_t budget) noexcept nogil:
+    """Skip exits of a trace, which have handling and idle times of their own."""
+    cdef lazy_t *lazy = <lazy_t *>m.lazy
+    cdef course_t at = course[0]
+    cdef uint64_t work, running, handling, overlap, skipped = 0
+    cdef summary_t *s
+    cdef kind_t *k
+    while skipped < budget:
+        k = &lazy.kind[m.next_kind]
+        work = at.work + m.left
+        if work >= at.most_work:
+            break
+        if k.usable != SKIPPABLE:
+            if k.usable == UNKNOWN:
+                _summarise(m, m.next_kind)
+                continue
+            break
+        s = &lazy.summary[m.next_kind]
+        handling = m.next_handling
+        overlap = _overlap(m, s, handling)
+        running = at.running + m.left + k.busy + handling - overlap
+        if running >= at.most_running or running + at.idle + m.next_idle >= at.end:
+            break
+        if m.next_idle and not s.may_idle:
+            break
+        at.work = work
+        at.running = running
+        at.idle += m.next_idle
+        s.handled += handling
+        s.by_task += _by_task(m, m.next_kind, handling)
+        s.saved += overlap
+        k.skipped += 1
+        skipped += 1
+        draw_work(m)
+    course[0] = at
+    return skipped
+
+
+cdef inline uint64_t _arrived(const stream_t *stream, uint32_t i, uint64_t clock) noexcept nogil:
+    # Exits of a slot up to a clock, less those that have been.
+    return <uint64_t>(((<uint128_t>stream.rate[i] * clock) >> 48) - stream.count[i])
+
+
+cdef bint _fits(const machine_t *m, const course_t *at, uint64_t clock, uint64_t budget) noexcept nogil:
+    """Whether all regular exits up to a clock of work end before every horizon."""
+    cdef const lazy_t *lazy = <const lazy_t *>m.lazy
+    cdef const stream_t *stream = &m.work_stream
+    cdef uint128_t running = at.running + (clock - at.work), idle = at.idle
+    cdef uint64_t n, exits = 0
+    cdef uint32_t i
+    for i in range(stream.n):
+        n = _arrived(stream, i, clock)
+        exits += n
+        running += <uint128_t>n * lazy.kind[stream.kind[i]].busy
+        idle += <uint128_t>n * lazy.kind[stream.kind[i]].idle
+    return exits <= budget and running < at.most_running and running + idle < at.end
+
+
+cdef uint64_t _skip_regular(machine_t *m, course_t *at, uint64_t budget) noexcept nogil:
+    """Skip regular exits: how many fit is a bisection over the clock of work, whatever their number."""
+    cdef lazy_t *lazy = <lazy_t *>m.lazy
+    cdef stream_t *stream = &m.work_stream
+    cdef uint64_t low, high, middle, n, instant, last = at.work, skipped = 0
+    cdef uint32_t i
+    cdef kind_t *k
+    # The pending exit goes back among the others.
+    stream.count[stream.pending] -= 1
+    stream.due[stream.pending] = at.work + m.left
+    high = min(at.most_work, at.work + min(at.most_running - at.running, NEVER - at.work))
+    for i in range(stream.n):
+        k = &lazy.kind[stream.kind[i]]
+        if stream.due[i] < high:
+            if k.usable == UNKNOWN:
+                _summarise(m, stream.kind[i])
+            if k.usable == EVENTFUL:
+                high = stream.due[i]
+    low = at.work  # all exits up to here fit, none of those from ``high`` on
+    if high > low and not _fits(m, at, low, budget):
+        high = low
+    while high - low > 1 and high > low:
+        middle = low + ((high - low) >> 1)
+        if _fits(m, at, middle, budget):
+            low = middle
+        else:
+            high = middle
+    for i in range(stream.n):
+        n = _arrived(stream, i, low) if high > at.work else 0
+        if n:
+            k = &lazy.kind[stream.kind[i]]
+            k.skipped += n
+            skipped += n
+            stream.count[i] += n
+            stream.due[i] = instant_of(stream.rate[i], stream.count[i] + 1)
+            instant = instant_of(stream.rate[i], stream.count[i])
+            last = max(last, instant)
+            at.running += n * k.busy
+            at.idle += n * k.idle
+    at.running += last - at.work
+    at.work = last
+    m.left = next_regular(stream) - last
+    m.next_kind = stream.kind[stream.pending]
+    m.next_handling = m.exits[m.next_kind].handling
+    m.next_idle = m.exits[m.next_kind].idle
+    return skipped
+
+
 cdef uint64_t _skip(machine_t *m) noexcept nogil:
     """Skip exits up to a horizon; return how many."""
     cdef lazy_t *lazy = <lazy_t *>m.lazy
-    cdef uint64_t horizon, budget = 0, skipped = 0, left, handling, blocked, kernel, after
-    cdef uint64_t work = m.work, wall = m.wall, idle = m.clock[IDLE]
-    cdef uint64_t by_hypervisor = 0, by_blind = 0, by_task = 0, handled = 0, saved = 0, overlap
+    cdef uint64_t horizon, budget = 0, skipped, n, handling
     cdef uint64_t clock[3]
-    cdef uint64_t kernel_most = m.cost[COST_HANDLING_KERNEL]
+    cdef course_t course
     cdef summary_t *s
-    cdef uint32_t kind, i
+    cdef uint32_t i
     refresh_rates(m)
+    budget = MOST_REGULAR if m.work_stream.rate != NULL else MOST_SKIPPED
     horizon = _horizon(m, m.counting_instructions | m.ideal_instructions, &budget)
-    if horizon == 0:
+    course.work = m.work
+    course.idle = m.clock[IDLE]
+    course.running = m.wall - course.idle
+    course.most_work = m.work + min(horizon, NEVER - m.work)
+    course.most_running = m.next_wall
+    course.end = m.end
+    if m.work + m.left >= course.most_work:
         return 0
-    horizon = work + min(horizon, NEVER - work)
-    while skipped < budget:
-        left = m.left
-        kind = m.next_kind
-        if left >= NEVER or work + left >= horizon:
-            break
-        s = &lazy.summary[kind]
-        if s.generation != lazy.generation:
-            _summarise(m, kind)
-        handling = m.next_handling
-        blocked = m.next_idle
-        # A refused fastpath takes at least its cost, which the summary has in full.
-        overlap = min(handling, m.cost[COST_FASTPATH_REFUSED]) if s.refused else 0
-        after = wall + left + s.wall + handling - overlap + blocked
-        if not s.skippable or (blocked and not s.may_idle) or after >= m.end or after - idle - blocked >= m.next_wall:
-            break
-        work += left
-        wall = after
-        idle += blocked
-        kernel = handling
-        if m.exits[kind].kind == USERSPACE and kernel > kernel_most:
-            kernel = kernel_most
-        by_task += handling - kernel
-        saved += overlap
-        handled += handling
-        if s.handling_activity == BLIND:
-            by_blind += kernel - overlap
-        else:
-            by_hypervisor += kernel - overlap
-        s.skipped += 1
-        m.exit_count[kind] += 1
-        skipped += 1
-        draw_work(m)
+    if m.trace.gap != NULL:
+        skipped = _skip_traced(m, &course, budget)
+    elif m.work_stream.rate != NULL:
+        skipped = _skip_regular(m, &course, budget)
+    else:
+        skipped = _skip_drawn(m, &course, budget)
     if skipped == 0:
         return 0
     clock[0] = m.clock[GUEST_USER]
     clock[1] = m.clock[GUEST_KERNEL]
     clock[2] = m.clock[GUEST_HANDLER]
-    m.clock[GUEST_USER] = occurrences(m.user_share, work)
-    m.clock[GUEST_KERNEL] = work - m.clock[GUEST_USER]
+    m.clock[GUEST_USER] = occurrences(m.user_share, course.work)
+    m.clock[GUEST_KERNEL] = course.work - m.clock[GUEST_USER]
     advance_to_now(m, &m.hardware, clock)
-    m.spent[SPENT_HANDLING] += handled
-    m.spent[COST_FASTPATH_REFUSED] -= saved
-    m.spent[SPENT_IDLE] += idle - m.clock[IDLE]
-    m.clock[HYPERVISOR] += by_hypervisor
-    m.clock[BLIND] += by_blind
-    m.clock[HOST_TASK] += by_task
-    m.clock[IDLE] = idle
-    m.work = work
-    m.wall = wall
+    m.spent[SPENT_IDLE] += course.idle - m.clock[IDLE]
+    m.clock[IDLE] = course.idle
+    m.work = course.work
+    m.wall = course.running + course.idle
     for i in range(lazy.summaries):
-        if lazy.summary[i].skipped:
-            _add_summary(m, &lazy.summary[i])
+        n = lazy.kind[i].skipped
+        if n:
+            s = &lazy.summary[i]
+            if m.trace.gap == NULL:
+                handling = m.exits[i].handling
+                s.handled = n * handling
+                s.by_task = n * _by_task(m, i, handling)
+                s.saved = n * _overlap(m, s, handling)
+            _add_summary(m, s, n)
+            m.exit_count[i] += n
+            lazy.kind[i].skipped = 0
+            s.handled = s.by_task = s.saved = 0
     return skipped
 
 
@@ -274,6 +433,7 @@ cdef void fast_forward(machine_t *m) noexcept nogil:
     cdef lazy_t *lazy = <lazy_t *>m.lazy
     cdef state_key_t key
     cdef uint64_t skipped, total = 0
+    cdef uint32_t i
     if lazy.pause:
         lazy.pause -= 1
         return
@@ -281,12 +441,14 @@ cdef void fast_forward(machine_t *m) noexcept nogil:
         _read_key(m, &key)
         if memcmp(&key, &lazy.key, sizeof(state_key_t)) != 0:
             lazy.key = key
-            lazy.generation += 1
+            for i in range(lazy.summaries):
+                lazy.kind[i].usable = UNKNOWN
         skipped = _skip(m)
         if skipped == 0:
             break
         total += skipped
-    m.budget -= <long long>(total >> 3)
+    # What a slice of the run is, in exits; a jump over regular ones costs the same however many they are.
+    m.budget -= 16 if m.work_stream.rate != NULL else <long long>(total >> 3)
     if total > 1:
         lazy.next_pause = 1
     else:

@@ -7,7 +7,8 @@ faster on the same machine; built with the core's own flags.
 """
 from libc.string cimport memcpy, memset
 
-from vpmu_core._types cimport LOW32, popcount64, uint64_t
+from vpmu_core._types cimport LOW32, int64_t, popcount64, uint16_t, uint32_t, uint64_t
+from vpmu_core.random cimport draw_gap, draw_kind, logarithm_table, sfc64_seed, stream_t
 
 cdef enum:
     COUNTERS = 11  # 8 general-purpose, 3 fixed
@@ -86,3 +87,58 @@ cdef class Empty:
     def rdmsr(self, msr):
         """Return 0."""
         return 0
+
+
+cdef uint64_t _lazy(stream_t *given, const uint64_t *busy, uint64_t exits) noexcept nogil:
+    cdef stream_t stream = given[0]
+    cdef uint64_t guest = 0, host = 0, horizon = <uint64_t>1 << 40, overflows = 0
+    cdef uint32_t kind
+    while exits:
+        exits -= 1
+        guest += draw_gap(&stream)
+        kind = draw_kind(&stream)
+        host += busy[kind]
+        if guest >= horizon:
+            overflows += 1
+            horizon = guest + 150_000_000
+    return guest + host + overflows
+
+
+def lazy(uint64_t exits, uint64_t kinds=6):
+    """Draw gaps and kinds as the machine does, add them to two clocks, compare with the next overflow."""
+    cdef stream_t stream
+    cdef uint32_t threshold[64]
+    cdef uint16_t alias[64]
+    cdef uint16_t kind[64]
+    cdef uint64_t busy[64]
+    cdef uint64_t seed[3]
+    cdef uint64_t out
+    cdef uint32_t i
+    if not 0 < kinds <= 64:
+        raise ValueError(f"kinds must be 1 to 64, not {kinds}")
+    memset(&stream, 0, sizeof(stream))
+    seed[0], seed[1], seed[2] = 1, 2, 3
+    sfc64_seed(&stream.generator, seed)
+    for i in range(kinds):
+        threshold[i] = 0x9E3779B1U * (i + 1)
+        alias[i] = <uint16_t>((i + 1) % kinds)
+        kind[i] = <uint16_t>i
+        busy[i] = 1000 + 100 * i
+    stream.mean_gap = 30000
+    stream.logarithm = logarithm_table()
+    stream.threshold, stream.alias, stream.kind = threshold, alias, kind
+    stream.n = kinds
+    with nogil:
+        out = _lazy(&stream, busy, exits)
+    return out
+
+
+def replay(const int64_t[::1] gap, const int64_t[::1] handling):
+    """Sum the two columns of a recorded array of exits."""
+    cdef uint64_t guest = 0, host = 0
+    cdef Py_ssize_t i
+    with nogil:
+        for i in range(gap.shape[0]):
+            guest += gap[i]
+            host += handling[i]
+    return guest, host

@@ -7,7 +7,7 @@ from libc.string cimport memcpy, memset
 from vpmu_core._types cimport NEVER, int64_t, uint16_t, uint32_t, uint64_t
 from vpmu_core.guestperf cimport pmi_handler, read_out, set_up
 from vpmu_core.hostperf cimport read_host_events
-from vpmu_core.lazy cimport fast_forward, lazy_t, summary_t
+from vpmu_core.lazy cimport fast_forward, kind_t, lazy_t, summary_t
 from vpmu_core.msr cimport reset
 from vpmu_core.unit cimport FIXED_SLOT, NO_EVENT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS
 from vpmu_core.random cimport logarithm_table, sfc64_seed, sfc64_t, stream_t
@@ -55,6 +55,7 @@ cdef class Machine:
     cdef Py_ssize_t n_exits
     cdef lazy_t lazy
     cdef object keep  # arrays that the machine points into
+    cdef object regular  # of these, the state of regular arrivals
     cdef RegisterFile hardware_file
     cdef RegisterFile guest_file
     cdef readonly object plan
@@ -67,6 +68,7 @@ cdef class Machine:
         free(self.m.exits)
         free(self.m.exit_count)
         free(self.lazy.summary)
+        free(self.lazy.kind)
         free(self.lazy.copy)
 
     def __init__(self, plan, str engine="lazy"):
@@ -76,6 +78,7 @@ cdef class Machine:
             raise RuntimeError("a machine is initialised once")
         self.plan = plan
         self.keep = []
+        self.regular = []
         self._fill_clocks(plan)
         self._fill_pmus(plan)
         self._fill_exits(plan)
@@ -100,8 +103,9 @@ cdef class Machine:
     def _fill_lazy(self):
         self.lazy.summaries = <uint32_t>self.n_exits
         self.lazy.summary = <summary_t *>calloc(self.n_exits + 1, sizeof(summary_t))
+        self.lazy.kind = <kind_t *>calloc(self.n_exits + 1, sizeof(kind_t))
         self.lazy.copy = <machine_t *>calloc(1, sizeof(machine_t))
-        if self.lazy.summary == NULL or self.lazy.copy == NULL:
+        if self.lazy.summary == NULL or self.lazy.kind == NULL or self.lazy.copy == NULL:
             raise MemoryError
         self.lazy.next_pause = 1
         self.m.lazy = &self.lazy
@@ -145,7 +149,6 @@ cdef class Machine:
 
     cdef _fill_stream(self, stream_t *stream, planned, seed):
         stream.mean_gap = planned.mean_gap
-        stream.regular = planned.regular
         stream.logarithm = logarithm_table()
         stream.n = len(planned.kinds)
         if not stream.n:
@@ -154,6 +157,11 @@ cdef class Machine:
         stream.alias = <const uint16_t *>self._column(planned.alias, np.uint16)
         stream.kind = <const uint16_t *>self._column(planned.kinds, np.uint16)
         self._seed(seed, &stream.generator)
+        if planned.rates:
+            stream.rate = <const uint64_t *>self._column(planned.rates, np.uint64)
+            stream.count = <uint64_t *>self._column([0] * stream.n, np.uint64)
+            stream.due = <uint64_t *>self._column([-(-(1 << 48) // rate) for rate in planned.rates], np.uint64)
+            self.regular += self.keep[-2:]
 
     def _fill_exits(self, plan):
         cdef machine_t *m = &self.m
@@ -276,11 +284,14 @@ cdef class Machine:
             memcpy(copy, &self.m, sizeof(machine_t))
             out = self._totals(&self.m)
             exits = [self.m.exit_count[i] for i in range(self.n_exits)]
+            regular = [column.copy() for column in self.regular]
             read_host_events(copy)
             out["host"] = [self._host(&copy.host_event[i]) for i in range(len(self.plan.host_events))]
             with nogil:
                 self._read_out(copy)
-            # The copy shares the array of exit counts.
+            # The copy shares the arrays: exit counts and regular arrivals.
+            for column, before in zip(self.regular, regular, strict=True):
+                column[...] = before
             for i in range(self.n_exits):
                 self.m.exit_count[i] = exits[i]
             out["exits"] = exits

@@ -258,12 +258,13 @@ cdef object fill(unit_t *unit, object cpu, object arguments, happening_t *h):
             code = selector & unit.pmu.codes.mask
             key = -1 - <object>code if slot < FIXED_SLOT else None
         plain = not selector & (SELECTOR_EDGE | 0xFF000000)
-        if unit.enable_hazard and slot < FIXED_SLOT and plain:
+        diverted = unit.enable_hazard and slot < FIXED_SLOT and plain
+        if diverted:
             key = EVENT_CYCLES
         got = 0
         if own:
             got = _filtered(unit, slot, selector, key, amounts, known, edges)
-            if plain:
+            if plain and not diverted:
                 got += _overcounted(unit, slot, selector, key, flow, user)
         if theirs_too:
             got += theirs.get(key, 0)

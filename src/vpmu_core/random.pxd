@@ -15,7 +15,10 @@ cdef struct stream_t:
     const uint16_t *alias
     const uint16_t *kind  # exit kind of each slot
     uint32_t n
-    bint regular  # every gap is the mean
+    const uint64_t *rate  # of each slot, 2**-48 exits per cycle, for regular arrivals; else NULL
+    uint64_t *count  # exits of each slot so far, the pending one included
+    uint64_t *due  # the clock at the next one
+    uint32_t pending  # slot of the exit drawn last
 
 
 cdef inline uint64_t sfc64_next(sfc64_t *g) noexcept nogil:
@@ -32,8 +35,6 @@ cdef inline uint64_t draw_gap(stream_t *stream) noexcept nogil:
     cdef uint64_t x, y, low, log_mantissa
     cdef int k
     cdef uint32_t i
-    if stream.regular:
-        return stream.mean_gap
     x = sfc64_next(&stream.generator)
     if x == 0:
         x = 1
@@ -43,6 +44,27 @@ cdef inline uint64_t draw_gap(stream_t *stream) noexcept nogil:
     low = stream.logarithm[i]
     log_mantissa = low + ((stream.logarithm[i + 1] - low) * (y >> 39 & 65535) >> 16)
     return <uint64_t>((<uint128_t>stream.mean_gap * ((k + 1) * stream.logarithm[LOG_CELLS] - log_mantissa)) >> 32)
+
+
+cdef inline uint64_t instant_of(uint64_t rate, uint64_t n) noexcept nogil:
+    # The first clock at which floor(rate * clock / 2**48) is n.
+    cdef uint128_t scaled = <uint128_t>n << 48
+    scaled += rate - 1
+    return <uint64_t>(scaled // rate)
+
+
+cdef inline uint64_t next_regular(stream_t *stream) noexcept nogil:
+    # Take the exit that is due first, of several the one of the first slot; return its clock.
+    cdef uint32_t i, first = 0
+    cdef uint64_t at
+    for i in range(1, stream.n):
+        if stream.due[i] < stream.due[first]:
+            first = i
+    at = stream.due[first]
+    stream.pending = first
+    stream.count[first] += 1
+    stream.due[first] = instant_of(stream.rate[first], stream.count[first] + 1)
+    return at
 
 
 cdef inline uint16_t draw_kind(stream_t *stream) noexcept nogil:

@@ -54,7 +54,7 @@ def gaps(seed, uint64_t mean, Py_ssize_t n):
     words[0], words[1], words[2] = seed
     sfc64_seed(&stream.generator, words)
     stream.mean_gap = mean
-    stream.regular = False
+    stream.rate = NULL
     stream.logarithm = _LOGARITHM
     return [draw_gap(&stream) for _ in range(n)]
 

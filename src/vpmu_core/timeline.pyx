@@ -3,7 +3,7 @@
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
 from vpmu_core.counting cimport apply_ideal, guest_segment, host_activity, host_advance, running_clock, spend
 from vpmu_core.unit cimport LVTPC_MASKED, enabled, width_mask
-from vpmu_core.random cimport draw_gap, draw_kind
+from vpmu_core.random cimport draw_gap, draw_kind, next_regular
 from vpmu_core.state cimport (
     CAUSE_EMULATED_INSTRUCTION, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, COST_INTERRUPT_EXIT, COST_MSR_EMULATION,
     COST_MSR_LIST_ENTRY, COST_PMI_INJECTION, COST_VM_ENTRY, COST_VM_EXIT, EFFECT_ACCESS, EFFECT_NMI, EFFECT_NONE,
@@ -70,8 +70,12 @@ cdef void draw_work(machine_t *m) noexcept nogil:
     if m.work_stream.mean_gap == 0:
         m.left = NEVER
         return
-    m.left = draw_gap(&m.work_stream)
-    m.next_kind = draw_kind(&m.work_stream)
+    if m.work_stream.rate != NULL:
+        m.left = next_regular(&m.work_stream) - m.work
+        m.next_kind = m.work_stream.kind[m.work_stream.pending]
+    else:
+        m.left = draw_gap(&m.work_stream)
+        m.next_kind = draw_kind(&m.work_stream)
     m.next_handling = m.exits[m.next_kind].handling
     m.next_idle = m.exits[m.next_kind].idle
 
@@ -81,8 +85,12 @@ cdef void _draw_wall(machine_t *m) noexcept nogil:
     if m.wall_stream.mean_gap == 0:
         m.next_wall = NEVER
         return
-    m.next_wall += draw_gap(&m.wall_stream)
-    m.next_wall_kind = draw_kind(&m.wall_stream)
+    if m.wall_stream.rate != NULL:
+        m.next_wall = next_regular(&m.wall_stream)
+        m.next_wall_kind = m.wall_stream.kind[m.wall_stream.pending]
+    else:
+        m.next_wall += draw_gap(&m.wall_stream)
+        m.next_wall_kind = draw_kind(&m.wall_stream)
 
 
 cdef inline void _handle(machine_t *m, uint64_t cycles, bint userspace) noexcept nogil:

@@ -145,7 +145,7 @@ def _pebs(cpu: CpuModel) -> Iterator[Register]:
     if "ds" not in cpu.features:
         return
     yield Register(0x600, "IA32_DS_AREA", Kind.DS_AREA, "ds_area", None, ALL)
-    if record_format not in (0, ARCH_PEBS):
+    if record_format != ARCH_PEBS and cpu.perf_capabilities & field(11, 6):  # Core 2 and Bonnell have format 0
         legal = pebs_enable_bits(cpu)
         dropped = _dropped(cpu, legal, "penryn_global")
         yield Register(0x3F1, "IA32_PEBS_ENABLE", storage, "pebs_enable", None, legal, dropped)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
+from heapq import heapify, heappop, heappush
 
 from .._plan import Stream, Trace
 
@@ -67,6 +68,11 @@ def uniform(x: int, minimum: int, maximum: int) -> int:
     return minimum + ((x >> 32) * (maximum - minimum + 1) >> 32)
 
 
+def _reaches(rate: int, n: int) -> int:
+    """The first clock at which rate * clock / 2**48, rounded down, is n."""
+    return -(-(n << 48) // rate)
+
+
 class Arrivals:
     """One stream of exits: its next gap and its next kind.
 
@@ -79,15 +85,22 @@ class Arrivals:
     def __init__(self, stream: Stream, seeds: tuple[int, int, int]) -> None:
         self._stream = stream
         self._random = Sfc64(seeds)
+        #: Of regular arrivals, the clock at the next exit of each slot, and which exit of the slot it is.
+        self._due = [(_reaches(rate, 1), slot, 1) for slot, rate in enumerate(stream.rates)]
+        self._clock = 0
+        heapify(self._due)
 
     def draw(self) -> tuple[int, int]:
         """Return (gap, index of the exit kind in the plan); the gap is ``NEVER`` without sources."""
         stream = self._stream
         if stream.mean_gap == 0 or not stream.kinds:
             return NEVER, 0
-        gap = stream.mean_gap
-        if not stream.regular:
-            gap = exponential_gap(self._random.draw(), stream.mean_gap)
+        if stream.rates:
+            clock, slot, n = heappop(self._due)
+            heappush(self._due, (_reaches(stream.rates[slot], n + 1), slot, n + 1))
+            gap, self._clock = clock - self._clock, clock
+            return gap, stream.kinds[slot]
+        gap = exponential_gap(self._random.draw(), stream.mean_gap)
         x = self._random.draw()
         slot = (x >> 32) * len(stream.kinds) >> 32
         if (x & 0xFFFFFFFF) >= stream.threshold[slot]:

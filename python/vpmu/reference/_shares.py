@@ -102,7 +102,6 @@ class Shares:
         event = "cycles" if hazard else self._events.selected(selector)
         got = sibling.get(event, 0)
         if own and summed:
-            # A cycle has at most 15 occurrences in a distribution, which is what an unmerged AMD counter can take.
             got += occasion.amounts.get(event, 0)
             got += 0 if hazard else self._flows(event, selector, x, occasion, guest)
         elif own:
