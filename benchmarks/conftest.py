@@ -29,10 +29,14 @@ def _switching_plan(seconds: str, live: bool = True) -> Plan:
 
 @pytest.fixture
 def report_rate(benchmark):
-    """Put nanoseconds per operation into the report; the minimum is what the machine can do."""
+    """Put nanoseconds per operation into the report; the minimum is what the machine can do.
 
-    def report(operations: int) -> None:
+    ``limit``: the others of the group are compared with this one (``compare_runs.py``).
+    """
+
+    def report(operations: int, limit: bool = False) -> None:
         if benchmark.stats is not None:
+            benchmark.extra_info["limit"] = limit
             benchmark.extra_info["ns_per_operation"] = benchmark.stats.stats.min / operations * 1e9
             benchmark.extra_info["operations_per_second"] = operations / benchmark.stats.stats.min
 

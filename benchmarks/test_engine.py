@@ -40,7 +40,7 @@ def test_limit(benchmark, report_rate):
     operations, counted = benchmark(vpmu_core.limit.full, 70_000)
     assert operations == 40 * 70_000
     assert counted > 0
-    report_rate(70_000)
+    report_rate(70_000, limit=True)
 
 
 @pytest.mark.benchmark(group="full-switch")

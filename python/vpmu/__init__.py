@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from ._events import EventSpec as EventSpec
     from ._events import event as event
     from ._events import parse_event as parse_event
+    from ._many import Batch as Batch
+    from ._many import simulate_many as simulate_many
     from ._perf import WATCHDOG as WATCHDOG
     from ._perf import HostEvent as HostEvent
     from ._perf import PerfRecord as PerfRecord
@@ -104,6 +106,8 @@ _HOME = {
     "EventSpec": "vpmu._events",
     "event": "vpmu._events",
     "parse_event": "vpmu._events",
+    "Batch": "vpmu._many",
+    "simulate_many": "vpmu._many",
     "HostEvent": "vpmu._perf",
     "PerfRecord": "vpmu._perf",
     "PerfStat": "vpmu._perf",

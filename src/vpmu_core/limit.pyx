@@ -1,4 +1,4 @@
-# cython: freethreading_compatible=True
+# cython: freethreading_compatible=True, boundscheck=False, wraparound=False
 """The loop to compare the machine with: one exit with a full PMU switch, and nothing else.
 
 Draw the guest's cycles, save the host's counters, load the guest's counters and selectors, advance every enabled

@@ -11,7 +11,6 @@ from vpmu_core.lazy cimport fast_forward, kind_t, lazy_t, summary_t
 from vpmu_core.msr cimport reset
 from vpmu_core.unit cimport FIXED_SLOT, NO_EVENT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS
 from vpmu_core.random cimport logarithm_table, sfc64_seed, sfc64_t, stream_t
-from vpmu_core.registers cimport RegisterFile
 from vpmu_core.counting cimport meter, running_clock
 from vpmu_core.state cimport (
     ACTIVITIES, CAUSES, CAUSE_NONE, HOST_ACTIVE, MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASES,
@@ -34,7 +33,31 @@ ORIGIN_NAMES = ("host", "hypervisor", "guest")
 PHASE_NAMES = ("setup", "run", "readout")
 PMU_EXIT_NAMES = ("MSR_WRITE", "MSR_READ", "RDPMC", "EXTERNAL_INTERRUPT", "EXCEPTION_NMI")
 
-cdef int64_t SLICE = 1 << 16  # guest segments between two returns to Python, a few tens of milliseconds
+
+cdef void begin(machine_t *m) noexcept nogil:
+    """From power-on to the first cycle of the workload: guest perf is set up."""
+    cdef int i
+    m.budget = SLICE
+    m.pmi_arrival = NEVER
+    for i in range(SLOTS):
+        m.vcpu[i].event = -1
+        m.rated_event[i] = NO_EVENT
+    m.phase = PHASE_SETUP
+    start(m)
+    set_up(m)
+    m.phase = PHASE_RUN
+
+
+cdef void finish(machine_t *m) noexcept nogil:
+    """Read guest perf out, whatever has stopped the run."""
+    cdef int i
+    m.finishing = True
+    m.stopped = RUNNING
+    m.phase = PHASE_READOUT
+    m.patience = running_clock(m) + 2 * m.end
+    read_out(m)
+    for i in range(m.guest_events):
+        meter(m, &m.guest_event[i], CAUSE_NONE)
 
 
 cdef class Machine:
@@ -47,18 +70,10 @@ cdef class Machine:
     ----------
     plan : vpmu._plan.Plan
         The scenario as integers.
-    engine : {"lazy", "stepwise"}
-        Whether exits that change nothing but clocks and tallies are executed or skipped; the result is the same.
+    engine : {"lazy", "stepwise", "template"}
+        Whether exits that change nothing but clocks and tallies are executed or skipped; the result is the same. A
+        template is not started: others are made of it.
     """
-
-    cdef machine_t m
-    cdef Py_ssize_t n_exits
-    cdef lazy_t lazy
-    cdef object keep  # arrays that the machine points into
-    cdef object regular  # of these, the state of regular arrivals
-    cdef RegisterFile hardware_file
-    cdef RegisterFile guest_file
-    cdef readonly object plan
 
     def __cinit__(self):
         memset(&self.m, 0, sizeof(machine_t))
@@ -73,7 +88,6 @@ cdef class Machine:
 
     def __init__(self, plan, str engine="lazy"):
         cdef machine_t *m = &self.m
-        cdef int i
         if self.m.exits != NULL:
             raise RuntimeError("a machine is initialised once")
         self.plan = plan
@@ -85,16 +99,10 @@ cdef class Machine:
         self._fill_guest_events(plan)
         self._fill_host_events(plan)
         self._fill_design(plan)
-        m.budget = SLICE
-        m.pmi_arrival = NEVER
-        for i in range(SLOTS):
-            m.vcpu[i].event = -1
-            m.rated_event[i] = NO_EVENT
-        m.phase = PHASE_SETUP
-        start(m)
+        if engine == "template":
+            return
         with nogil:
-            set_up(m)
-        m.phase = PHASE_RUN
+            begin(m)
         if engine == "lazy":
             self._fill_lazy()
         elif engine != "stepwise":
@@ -288,7 +296,7 @@ cdef class Machine:
             read_host_events(copy)
             out["host"] = [self._host(&copy.host_event[i]) for i in range(len(self.plan.host_events))]
             with nogil:
-                self._read_out(copy)
+                finish(copy)
             # The copy shares the arrays: exit counts and regular arrivals.
             for column, before in zip(self.regular, regular, strict=True):
                 column[...] = before
@@ -313,16 +321,6 @@ cdef class Machine:
             return out
         finally:
             free(copy)
-
-    cdef void _read_out(self, machine_t *copy) noexcept nogil:
-        cdef int i
-        copy.finishing = True
-        copy.stopped = RUNNING
-        copy.phase = PHASE_READOUT
-        copy.patience = running_clock(copy) + 2 * copy.end
-        read_out(copy)
-        for i in range(copy.guest_events):
-            meter(copy, &copy.guest_event[i], CAUSE_NONE)
 
     cdef object _totals(self, const machine_t *m):
         pending = (m.pmi_arrival != NEVER) + bool(m.vector_pending) + bool(m.pmi_requested)

@@ -69,6 +69,12 @@ cdef object _key(object cpu, object name):
     return -1 - code if known is None else _INDEX[known]
 
 
+cdef object _mapping(str what, object given):
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"{what} must be a mapping, not {type(given).__name__}")
+    return {} if given is None else given
+
+
 cdef object _new_key(object cpu, str what, object name, object known):
     key = _key(cpu, name)
     if key in known:
@@ -213,12 +219,12 @@ cdef object fill(unit_t *unit, object cpu, object arguments, happening_t *h):
     if transaction is not None and not unit.file.transactions:
         raise ScenarioError(f"transaction={transaction!r}: {cpu.name} has neither RTM nor HLE")
     flow = dict.fromkeys(FLOWS, 0)
-    for name, n in ({} if flows is None else flows).items():
+    for name, n in _mapping("flows", flows).items():
         if name not in flow:
             raise UnknownName("flow", str(name), FLOWS)
         flow[name] = number_of(name, n)
     leaked = {}
-    for x, n in ({} if leaks is None else leaks).items():
+    for x, n in _mapping("leaks", leaks).items():
         if not 0 <= as_integer(x) < FIXED_SLOT or not cpu.gp_mask >> x & 1:
             raise ScenarioError(f"leaks: there is no general-purpose counter {x}")
         leaked[x] = number_of(f"leaks[{x}]", n)
@@ -231,6 +237,7 @@ cdef object fill(unit_t *unit, object cpu, object arguments, happening_t *h):
     borrowed = transaction is not None and unit.file.quirks & QUIRK_TFA and not unit.tsx_force_abort & 1
     h.on = 0
     h.spurious = 0
+    gets = {}
     for slot in range(SLOTS):
         if not unit.pmu.slots >> slot & 1 or (slot & 1 and slot < FIXED_SLOT and is_pair(unit, slot - 1)):
             continue
@@ -270,6 +277,8 @@ cdef object fill(unit_t *unit, object cpu, object arguments, happening_t *h):
             got += theirs.get(key, 0)
         if unit.file.quirks & QUIRK_HT_LEAK and slot < FIXED_SLOT:
             got += leaked.get(slot, 0)
+        gets[slot] = got
+    for slot, got in gets.items():
         h.got[slot] = number_of(f"what counter {slot} gets", got)
     h.cycles = elapsed
     h.instructions = amounts.get(EVENT_INSTRUCTIONS, 0)

@@ -19,6 +19,7 @@ from vpmu_core.unit cimport (
     EVENTS, EVENT_BUS_CYCLES, EVENT_CYCLES, EVENT_REF_CYCLES, EVENT_SLOTS,
 )
 
+from collections.abc import Mapping
 from operator import index as as_integer
 
 import numpy as np
@@ -36,6 +37,7 @@ OP_DTYPE = np.dtype(
 RESULT_DTYPE = np.dtype([("value", "<u8"), ("fault", "u1")], align=True)
 
 STATE_VERSION = 2
+_ZERO = 0  # the integer itself: what a caller does not say
 _REASONS = {
     FAULT_ABSENT: "no such MSR on this CPU",
     FAULT_RESERVED: "a reserved bit is set",
@@ -210,9 +212,11 @@ cdef class Pmu:
         cdef happening_t h
         cdef int slot
         cdef bint slots_given
+        if type(events) is not dict and not isinstance(events, Mapping):
+            raise TypeError(f"events must be a mapping of event names, not {type(events).__name__}")
         cdef bint plain = (
             per_cycle is None and edges is None and sibling is None and transaction is None and flows is None
-            and leaks is None and sibling_cycles == 0
+            and leaks is None and sibling_cycles is _ZERO and sibling_cpl is _ZERO
         )
         if plain:
             for name in events:

@@ -76,4 +76,5 @@ cdef inline uint16_t draw_kind(stream_t *stream) noexcept nogil:
 
 
 cdef void sfc64_seed(sfc64_t *g, const uint64_t *seed) noexcept nogil
+cdef void derive_seed(uint64_t seed, uint32_t purpose, uint64_t *words) noexcept nogil
 cdef const uint64_t *logarithm_table() noexcept nogil

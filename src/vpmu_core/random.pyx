@@ -1,6 +1,6 @@
 # cython: freethreading_compatible=True
 """Random streams of the machine, exposed for known-answer tests."""
-from vpmu_core._types cimport uint64_t
+from vpmu_core._types cimport uint32_t, uint64_t
 
 cdef uint64_t _LOGARITHM[LOG_CELLS + 1]
 
@@ -36,6 +36,48 @@ cdef void sfc64_seed(sfc64_t *g, const uint64_t *seed) noexcept nogil:
     g.s[3] = 1
     for _ in range(12):
         sfc64_next(g)
+
+
+cdef inline uint32_t _hash(uint32_t value, uint32_t *constant, uint32_t multiplier) noexcept nogil:
+    value ^= constant[0]
+    constant[0] *= multiplier
+    value *= constant[0]
+    return value ^ value >> 16
+
+
+cdef inline uint32_t _mix(uint32_t x, uint32_t y) noexcept nogil:
+    cdef uint32_t mixed = 0xCA01F9DDU * x - 0x4973F715U * y
+    return mixed ^ mixed >> 16
+
+
+cdef void derive_seed(uint64_t seed, uint32_t purpose, uint64_t *words) noexcept nogil:
+    """Three words for a stream: numpy's ``SeedSequence(seed, spawn_key=(0, 0, purpose))``, whose hash M. O'Neill published."""
+    cdef uint32_t entropy[7]
+    cdef uint32_t pool[4]
+    cdef uint32_t constant = 0x43B0D7E5U, low
+    cdef int i, j
+    entropy[0], entropy[1], entropy[2], entropy[3] = <uint32_t>seed, <uint32_t>(seed >> 32), 0, 0
+    entropy[4], entropy[5], entropy[6] = 0, 0, purpose  # scenario, vCPU, purpose
+    for i in range(4):
+        pool[i] = _hash(entropy[i], &constant, 0x931E8875U)
+    for i in range(4):
+        for j in range(4):
+            if i != j:
+                pool[j] = _mix(pool[j], _hash(pool[i], &constant, 0x931E8875U))
+    for i in range(4, 7):
+        for j in range(4):
+            pool[j] = _mix(pool[j], _hash(entropy[i], &constant, 0x931E8875U))
+    constant = 0x8B51F9DDU
+    for i in range(3):
+        low = _hash(pool[2 * i & 3], &constant, 0x58F38DEDU)
+        words[i] = low | <uint64_t>_hash(pool[2 * i + 1 & 3], &constant, 0x58F38DEDU) << 32
+
+
+def derived(uint64_t seed, uint32_t purpose):
+    """Return the three words that seed the stream of a purpose (0 work, 1 wall, 2 skid) of a scenario."""
+    cdef uint64_t words[3]
+    derive_seed(seed, purpose, words)
+    return words[0], words[1], words[2]
 
 
 def raw(seed, Py_ssize_t n):

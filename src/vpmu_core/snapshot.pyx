@@ -125,11 +125,11 @@ cdef object restore(unit_t *unit, object cpu, object state):
     for word, value in _check_registers(cpu, state):
         words[word] = value
     for i, value in enumerate(_tuple("metrics_slots", state["metrics_slots"], (METRICS,))):
-        made.metrics_slots[i] = _limited(f"metrics_slots[{i}]", value, 0, (1 << 64) - 1)
+        made.metrics_slots[i] = _held(f"metrics_slots[{i}]", value, (1 << 64) - 1 if i < made.file.perf_metrics else 0)
     made.pmi_pending = _limited("pmi_pending", state["pmi_pending"], 0, 2 if quirks & QUIRK_AMD_LATE_NMI else 1)
     made.pmi_entry = _held("pmi_entry", state["pmi_entry"], 0x7FF if made.pmi_pending else 0)
     made.cycles = _limited("cycles", state["cycles"], 0, (1 << 58) - 1)
-    made.pmi_arrival = _limited("pmi_arrival", state["pmi_arrival"], -1, 1 << 59)
+    made.pmi_arrival = _limited("pmi_arrival", state["pmi_arrival"], -1, (1 << 58) + cpu.skid.maximum)
     for i, value in enumerate(_tuple("skid", state["skid"], (0, 4))):
         made.skid.s[i] = _limited(f"skid[{i}]", value, 0, (1 << 64) - 1)
         made.has_skid = 1
@@ -139,8 +139,8 @@ cdef object restore(unit_t *unit, object cpu, object state):
     legal = holdable(cpu)
     for i, (name, value) in enumerate(zip(("global_ctrl", "debugctl"), _tuple("smm_saved", state["smm_saved"], (2,)))):
         made.smm_saved[i] = _held(f"smm_saved[{i}]", value, legal.get(WORDS[name], 0) if made.smm else 0)
-    if made.smm_saved[0] and not made.smm_saved[1] >> 14 & 1:
-        raise ScenarioError(f"state: smm_saved {state['smm_saved']} has a GLOBAL_CTRL that nothing has saved")
+    if (made.smm_saved[0] or made.smm_saved[1]) and not made.smm_saved[1] >> 14 & 1:
+        raise ScenarioError(f"state: smm_saved {state['smm_saved']} is nothing that smi() saves: DEBUGCTL[14] is clear")
     made.enable_hazard = _limited("enable_hazard", state["enable_hazard"], 0, 1 if quirks & QUIRK_NHM_ENABLE else 0)
     made.reftsc_latch = _limited("reftsc_latch", state["reftsc_latch"], 0, 1 if quirks & QUIRK_REFTSC_STICKY_OVF else 0)
     made.in_flight = _held("in_flight", state["in_flight"], made.pmu.slots)

@@ -193,6 +193,8 @@ class Reader:
         return "abort" if forced else transaction
 
     def _leaks(self, leaks: Mapping[SupportsIndex, SupportsIndex]) -> dict[int, int]:
+        if not isinstance(leaks, Mapping):
+            raise TypeError(f"leaks must map counters to integers, not {leaks!r}")
         found = {}
         for counter, number in leaks.items():
             x = operator.index(counter)
@@ -203,10 +205,12 @@ class Reader:
 
 
 def _flows(flows: Numbers) -> dict[str, int]:
+    if not isinstance(flows, Mapping):
+        raise TypeError(f"flows must map names to integers, not {flows!r}")
     found = dict.fromkeys(FLOWS, 0)
     for name, number in flows.items():
         if name not in FLOWS:
-            raise UnknownName("flow", name, FLOWS)
+            raise UnknownName("flow", str(name), FLOWS)
         found[name] = occurrences(number, f"flows: {name}")
     return found
 

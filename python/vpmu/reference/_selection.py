@@ -101,7 +101,7 @@ class Events:
         if name in EVENTS:
             return name
         if not isinstance(name, str):
-            raise TypeError(f"an event must be a string, not {name!r}")
+            raise UnknownName("event", str(name), EVENTS)
         raw = re.fullmatch(r"r([0-9a-fA-F]{1,16})", name, re.ASCII)
         if raw is None:
             raise UnknownName("event", name, EVENTS)

@@ -141,8 +141,9 @@ class RegisterFile:
         for name in VALUES:
             setattr(self, name, self.check(name, None, state[name]))
         slots = check_tuple("metrics_slots", state["metrics_slots"], 8)
-        most = ones(64) if ("perf_metrics", None) in self.stored else 0
-        self.metrics_slots = [check_integer(f"metrics_slots[{i}]", value, 0, most) for i, value in enumerate(slots)]
+        counted = levels(self.cpu) if has_capability(self.cpu, METRICS_AVAILABLE) else 0
+        most = [ones(64) if i < counted else 0 for i in range(8)]
+        self.metrics_slots = [check_integer(f"metrics_slots[{i}]", value, 0, most[i]) for i, value in enumerate(slots)]
         hazard = check_integer("enable_hazard", state["enable_hazard"], 0, int("nhm_enable" in self.cpu.quirks))
         self.enable_hazard = bool(hazard)
 

@@ -1,0 +1,176 @@
+"""Many scenarios in one call: each row is what the scenario alone gives, whatever is around it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import vpmu
+from vpmu_core.batch import TOTALS
+from vpmu_core.random import derived
+
+BASE = vpmu.Scenario(
+    cpu="emeraldrapids",
+    design="mediated",
+    workload="fio-4k-read",
+    guest_perf=("record:instructions,cycles:period=100003", "stat:branches:u"),
+    host_perf=(),
+    seconds="0.002",
+)
+
+
+def parameters(n, **columns):
+    array = np.zeros(n, [(name, np.asarray(values).dtype) for name, values in columns.items()])
+    for name, values in columns.items():
+        array[name] = values
+    return array
+
+
+def same(row, result):
+    """Compare everything that a row and a full result both have."""
+    raw = result.raw
+    expected = {"cycles": raw["w"], "exits": sum(raw["exits"]), "pmu_exits": sum(raw["pmu_exits"].values())}
+    expected |= dict(
+        zip(
+            ("guest_user", "guest_kernel", "guest_handler", "hypervisor", "blind", "host_task", "idle"),
+            raw["clocks"],
+            strict=True,
+        )
+    )
+    expected |= {name: raw[name] for name in ("host_interrupts", "switches", "refused", "handlers", "reprograms")}
+    expected |= raw["pmi"] | {"stopped": int(raw["stopped"] is not None)}
+    by_class = [origin for phase in raw["ops"].values() for origin in phase.values()]
+    expected |= {name: sum(ops[name] for ops in by_class) for name in ("rdmsr", "rdpmc")}
+    expected["wrmsr"] = sum(n for ops in by_class for name, n in ops.items() if name.startswith("wrmsr"))
+    assert {name: int(row[name]) for name in TOTALS} == expected
+    for prefix, counters in (("", result.counters), ("host_", result.host_events)):
+        n = len(counters)
+        assert row[prefix + "value"].tolist()[:n] == [counter.value for counter in counters]
+        assert row[prefix + "ideal"].tolist()[:n] == [counter.ideal for counter in counters]
+        assert row[prefix + "losses"].tolist()[:n] == [sum(counter.losses.values()) for counter in counters]
+        assert row[prefix + "gains"].tolist()[:n] == [sum(counter.gains.values()) for counter in counters]
+        assert not row[prefix + "value"][n:].any()
+    assert row["samples"].tolist()[: len(result.counters)] == [counter["samples"] for counter in raw["counters"]]
+
+
+@given(seed=st.integers(0, (1 << 64) - 1), purpose=st.integers(0, 2))
+def test_seeds_are_numpys(seed, purpose):
+    """numpy.random.SeedSequence(seed, spawn_key=(scenario, vCPU, purpose)), hashed in C."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(0, 0, purpose))
+    assert derived(seed, purpose) == tuple(sequence.generate_state(3, np.uint64).tolist())
+
+
+@pytest.mark.parametrize("engine", ["lazy", "stepwise"])
+@pytest.mark.parametrize("design", ["none", "bare-metal", "emulated", "mediated,scope=every-exit", "dedicated"])
+def test_a_row_is_what_the_scenario_alone_gives(design, engine):
+    host = ("cycles:pinned:exclude_guest",) if design.startswith("mediated") else ()
+    base = dataclasses.replace(BASE, design=vpmu.design(design), host_perf=host)
+    n = 5
+    batch = vpmu.simulate_many(
+        base,
+        parameters(
+            n,
+            seed=np.array([0, 1, 2, 1 << 32, (1 << 64) - 1], np.uint64),
+            cycles=[1, 100_000, 3_000_001, 5_800_000, 2_000_000],
+            period=[100_003, 5_000, 1 << 40, 70_001, 100_003],
+            skid_minimum=[0, 5, 0, 100, 0],
+            skid_maximum=[0, 5, 900, 100, 50],
+            wrmsr=[0, 100, 140, 1000, 1],
+            vm_exit=[500, 0, 1, 2, 3],
+        ),
+        engine=engine,
+    )
+    assert len(batch) == n
+    for i in range(n):
+        same(batch.rows[i], batch.result(i))
+    assert batch.scenario(4).costs == {"wrmsr": 1, "vm_exit": 3}
+    assert batch.scenario(3).end_cycles == 5_800_000
+
+
+@pytest.mark.parametrize("arrivals", ["exponential", "regular"])
+def test_neither_threads_nor_order_nor_neighbours_change_a_row(arrivals):
+    source = dataclasses.replace(vpmu.workload("fio-4k-read"), arrivals=arrivals)
+    base = dataclasses.replace(BASE, workload=source, seconds="0.0005")
+    given = parameters(333, seed=np.arange(333), rdpmc=np.arange(333) % 7 * 20)
+    rows = vpmu.simulate_many(base, given, threads=1).rows
+    assert len(np.unique(rows["value"][:, 0])) > (150 if arrivals == "exponential" else 6)
+    for threads in (2, 3, 7):
+        assert (vpmu.simulate_many(base, given, threads=threads).rows == rows).all()
+    assert (vpmu.simulate_many(base, given[::-1]).rows[::-1] == rows).all()
+    assert (vpmu.simulate_many(base, given[100:103]).rows == rows[100:103]).all()
+    assert (vpmu.simulate_many(base, given, engine="stepwise").rows == rows).all()
+
+
+def test_scenarios_of_all_kinds():
+    """One row each; events and hosts of their own."""
+    scenarios = [
+        dataclasses.replace(BASE, design=vpmu.design(design), guest_perf=perf, host_perf=host, seed=seed)
+        for design in ("none", "mediated", "emulated", "dedicated")
+        for perf, host in ((("stat:cycles",), ()), (BASE.guest_perf, ("instructions:pinned:exclude_guest",)))
+        for seed in (1, 2)
+        if not (design == "dedicated" and host)
+    ]
+    batch = vpmu.simulate_many(scenarios)
+    assert batch.rows["value"].shape == (len(scenarios), 3)
+    assert batch.rows["host_value"].shape == (len(scenarios), 1)
+    for i, scenario in enumerate(scenarios):
+        assert batch.scenario(i) is scenario
+        same(batch.rows[i], batch.result(i))
+
+
+def test_no_rows_and_no_parameters():
+    assert len(vpmu.simulate_many([])) == 0
+    assert len(vpmu.simulate_many(BASE, parameters(0, seed=np.zeros(0, int)))) == 0
+    batch = vpmu.simulate_many(BASE)
+    same(batch.rows[0], vpmu.simulate(BASE))
+    with pytest.raises(IndexError, match="row 1 of 1"):
+        batch.result(1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (parameters(1, sead=[1]), "unknown parameter 'sead'; did you mean seed"),
+        (parameters(2, seed=[1, -1]), "seed: -1 must be"),
+        (parameters(2, cycles=[1, 0]), "cycles: 0 must be an integer from 1"),
+        (parameters(1, cycles=[1 << 43]), "cycles: 8796093022208 must be"),
+        (parameters(1, wrmsr=[1 << 40]), "wrmsr: 1099511627776 must be"),
+        (parameters(1, wrmsr=[1.5]), "wrmsr: must be integers, not float64"),
+        (parameters(1, period=[0]), "period: 0 must be"),
+        (parameters(1, handling_kernel=[5]), "handling_kernel: handling times are planned"),
+        (parameters(2, skid_minimum=[0, 61]), "some minimum is above its maximum"),
+        (np.zeros(3), "structured array"),
+        ([(1,)], "structured array"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_parameters_that_cannot_be(given, message):
+    with pytest.raises(ValueError, match=message):
+        vpmu.simulate_many(BASE, given)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "message"),
+    [
+        (([BASE], parameters(1, seed=[1])), {}, "parameters belong to one scenario"),
+        (([BASE, "fio"],), {}, "scenario 1 must be a Scenario"),
+        ((BASE,), {"threads": 0}, "threads 0 must be"),
+        ((BASE,), {"threads": 2.0}, "threads 2.0 must be"),
+        ((BASE,), {"engine": "reference"}, "unknown engine 'reference'"),
+        ((dataclasses.replace(BASE, guest_perf=("stat:cycles",)), parameters(1, period=[5])), {}, "is recorded"),
+    ],
+)
+def test_calls_that_cannot_be(arguments, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        vpmu.simulate_many(*arguments, **keywords)
+
+
+def test_a_design_that_cannot_be_had():
+    refused = dataclasses.replace(BASE, host_perf=("cycles:pinned",))
+    assert refused.refusal()
+    with pytest.raises(ValueError, match="scenario 1: "):
+        vpmu.simulate_many([BASE, refused])
