@@ -43,7 +43,7 @@ YONAH = intel(1, 2, 0, 0, "", **OLD)
 MEROM = intel(2, 2, 3, 0x82, **OLD, pebs_enable_mask=1, quirks=frozenset({"reserved_ignore"}))
 PENRYN = intel(2, 2, 3, 0x10C2, **OLD, pebs_enable_mask=1, quirks=frozenset({"penryn_global"}))
 BONNELL = intel(3, 2, 3, 0xC1, **ATOM | {"misc_enable_ignored": 0x1884})
-SILVERMONT = intel(3, 2, 3, 0x32C1, **ATOM | {"misc_enable_ignored": 0x1080})
+SILVERMONT = intel(3, 2, 3, 0x32C1, **ATOM | {"misc_enable_ignored": 0x44_00C51089})
 NEHALEM = intel(3, 4, 3, 0x11C3, "pdcm ds uncore_pmi")
 SANDYBRIDGE = intel(3, 4, 3, 0x31C3, "pdcm ds uncore_pmi", pebs_enable_mask=0x8000000F_0000000F)
 IVYBRIDGE = replace(SANDYBRIDGE, gp_mask=0xFF)  # hyper-threading off

@@ -37,7 +37,7 @@ from pmu_models import (
 import vpmu
 
 KEYS = {
-    *("version", "cpu", "counters", "fixed", "selectors", "fixed_ctr_ctrl", "global_ctrl", "global_status"),
+    *("version", "cpu", "quirks", "counters", "fixed", "selectors", "fixed_ctr_ctrl", "global_ctrl", "global_status"),
     *("perf_metrics", "metrics_slots", "pebs_enable", "pebs_data_cfg", "pebs_base", "pebs_index", "ds_area"),
     *("debugctl", "tsx_force_abort", "uncore", "reload", "cfg_b", "cfg_c", "hwcr", "irperf", "lvtpc"),
     *("pmi_pending", "pmi_entry", "pmi_arrival", "skid", "svme", "guest", "smm", "smm_saved", "enable_hazard"),
@@ -72,6 +72,7 @@ def test_state(pmu_class):
     assert busy(pmu_class).state() == {
         "version": 2,
         "cpu": "icelake",
+        "quirks": ",".join(sorted(CPU.quirks)),
         "counters": (0, 0, 0, 0, 0, 0, 0, 123),
         "fixed": (10, 0, 0, 11),
         "selectors": (0x5300C0, 0, 0, 0, 0, 0, 0, 0xC4),

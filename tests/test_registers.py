@@ -52,7 +52,7 @@ PROBED = {
         {
             **{0x187: 0xFFFFFFFF_00000000, 0x38D: 0xFFFFFFFF_FFFFF000, 0x390: ~0xC0000007_00000003 & ALL_ONES},
             **{0x4C1: 0xFFFFFF00_00000000, 0x4C2: 0xFFFFFF00_00000000, 0x3F1: ~1 & ALL_ONES},
-            **{0x1D9: 0xFFFFFFFF_FFFFA03C, 0x1A0: ~0x1080 & ALL_ONES},
+            **{0x1D9: 0xFFFFFFFF_FFFFA03C, 0x1A0: 0xFFFFFFBB_FF3AEF76},
         },
     ),
     "sandybridge": (

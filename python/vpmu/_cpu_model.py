@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._costs import CostModel, Figure
 from ._errors import ScenarioError, UnknownName
@@ -156,7 +156,7 @@ class CpuModel:
     architectural_events: int = 0x7F
     event_vector_length: int = 7
     pebs_enable_mask: int = 0xF_0000000F
-    misc_enable_ignored: int = 0x1080
+    misc_enable_ignored: int = 0x44_00C51089
     acr: tuple[int, int, int, int] = (0, 0, 0, 0)
     pebs_masks: tuple[int, int, int, int] = (0, 0, 0, 0)
     pebs_caps: int = 0
@@ -180,6 +180,9 @@ class CpuModel:
         for width in (self.gp_width, self.fixed_width):
             if not 32 <= width <= 48:
                 raise ScenarioError(f"counter width {width} must be 32 to 48 bits")
+        if self.vendor == "amd" and self.gp_width != 48:
+            raise ScenarioError(f"counter width {self.gp_width} must be 48 bits on AMD")
+        self._check_numbers()
         for name in self.features:
             if name not in FEATURES[self.vendor]:
                 raise UnknownName("CPU feature", name, FEATURES[self.vendor])
@@ -189,6 +192,42 @@ class CpuModel:
         for clock in (self.core_hz, self.tsc_hz, self.bus_cycles_hz):
             if not 10**6 <= clock.value <= 10**10:
                 raise ScenarioError(f"a clock of {clock.value} Hz must lie between 1 MHz and 10 GHz")
+
+    def _check_numbers(self) -> None:
+        bounds = {
+            "perf_capabilities": 64,
+            "pebs_enable_mask": 64,
+            "misc_enable_ignored": 64,
+            "pebs_caps": 32,
+            "signature": 32,
+            "architectural_events": 32,
+            "event_vector_length": 8,
+            "df_counters": 6,
+            "slots_per_cycle": 4,
+        }
+        values = {name: (getattr(self, name), width) for name, width in bounds.items()}
+        values |= {f"acr[{i}]": (value, 32) for i, value in enumerate(self.acr)}
+        values |= {f"pebs_masks[{i}]": (value, 32) for i, value in enumerate(self.pebs_masks)}
+        for name, (value, width) in values.items():
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << width:
+                raise ScenarioError(f"{name} {value!r} must be an integer from 0 to 2**{width} - 1")
+        if len(self.acr) != 4 or len(self.pebs_masks) != 4:
+            raise ScenarioError(f"acr {self.acr!r} and pebs_masks {self.pebs_masks!r} must have 4 integers each")
+        whole = self.gp_mask if self.core_gp_mask is None else self.core_gp_mask
+        if not self.gp_mask & ~whole == 0 or whole >> 16:
+            raise ScenarioError(f"core_gp_mask {whole:#x} must contain gp_mask {self.gp_mask:#x} and fit bits 15:0")
+
+    def __hash__(self) -> int:
+        # Tables are looked up by model; hashing forty fields each time would cost more than making a PMU.
+        known: int | None = self.__dict__.get("_hash")
+        if known is None:
+            known = hash((self.name, self.version, self.gp_mask, self.fixed_mask, self.features, self.quirks))
+            object.__setattr__(self, "_hash", known)
+        return known
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Hashes of strings differ between processes.
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}
 
     def with_quirks(self, **switches: bool) -> CpuModel:
         """Turn quirks on or off.

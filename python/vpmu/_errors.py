@@ -100,14 +100,17 @@ class GeneralProtectionFault(VpmuError):
         The value that was written; None for a read.
     reason : str
         The rule that was broken.
+    instruction : {"MSR", "RDPMC"}
+        What ``msr`` is: an MSR's address, or ECX of RDPMC.
     """
 
-    def __init__(self, msr: int, value: int | None, reason: str) -> None:
-        what = f"MSR {msr:#x}" if value is None else f"MSR {msr:#x} <- {value:#x}"
+    def __init__(self, msr: int, value: int | None, reason: str, instruction: str = "MSR") -> None:
+        what = f"{instruction} {msr:#x}" if value is None else f"{instruction} {msr:#x} <- {value:#x}"
         super().__init__(f"#GP(0): {what}: {reason}")
         self.msr = msr
         self.value = value
         self.reason = reason
+        self.instruction = instruction
 
-    def __reduce__(self) -> tuple[type[GeneralProtectionFault], tuple[int, int | None, str]]:
-        return type(self), (self.msr, self.value, self.reason)
+    def __reduce__(self) -> tuple[type[GeneralProtectionFault], tuple[int, int | None, str, str]]:
+        return type(self), (self.msr, self.value, self.reason, self.instruction)

@@ -47,8 +47,8 @@ class Batch:
         (``guest_user`` … ``idle``), ``exits``, ``pmu_exits``, ``host_interrupts``, ``switches``, ``refused``,
         ``handlers``, ``reprograms``, register accesses ``rdmsr``, ``rdpmc``, ``wrmsr`` of set-up, run and read-out,
         PMIs ``raised`` … ``skid_past_exit``, ``stopped`` (1: no-progress); ``value``, ``ideal``, ``samples``,
-        ``losses``, ``gains`` of each guest event, and ``host_value``, ``host_ideal``, ``host_losses``, ``host_gains`` of each host
-        event, as subarrays (0 beyond a scenario's own events).
+        ``losses``, ``gains`` of each guest event, and ``host_value``, ``host_ideal``, ``host_losses``,
+        ``host_gains`` of each host event, as subarrays (0 beyond a scenario's own events).
     """
 
     rows: npt.NDArray[np.void]

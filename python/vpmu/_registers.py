@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from vpmu_core.registers import WORDS, RegisterFile
@@ -175,7 +176,8 @@ def msr_name(cpu: CpuModel, address: int) -> str:
         index, rest = divmod(address - row.address, row.stride)
         if row.bank is None and address == row.address:
             return row.name
-        if row.bank is not None and rest == 0 and 0 <= index < min(row.length, 8 if row.stride == 1 else 16):
+        most = min(row.length, 8 if row.stride == 1 else 16)
+        if row.bank is not None and rest == 0 and (0 <= index < most or index in row.bank(cpu)):
             return f"{row.name}{index}{row.suffix}"
     return ""
 
@@ -203,14 +205,15 @@ def _figures(cpu: CpuModel) -> dict[str, int]:
     }
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def register_file(cpu: CpuModel) -> RegisterFile:
     """Dense register table of a CPU model, made once."""
     codes = {code: PMU_EVENTS.index(name) for code, name in selector_codes(cpu).items()}
     return RegisterFile(cpu, msrs(cpu), codes, _figures(cpu))
 
 
-def holdable(cpu: CpuModel) -> dict[int, int]:
+@functools.lru_cache(maxsize=256)
+def holdable(cpu: CpuModel) -> Mapping[int, int]:
     """Bits that each stored register can hold, by its word; what is not there holds 0."""
     legal: dict[int, int] = {}
     for msr in msrs(cpu):
@@ -230,4 +233,4 @@ def holdable(cpu: CpuModel) -> dict[int, int]:
         legal[WORDS["global_ctrl"]] = cpu.gp_mask
     if "irperf" in cpu.features:
         legal[WORDS["irperf"]] = ALL
-    return legal
+    return MappingProxyType(legal)

@@ -5,5 +5,5 @@ from vpmu_core.unit cimport unit_t
 
 cdef object unsummable(const unit_t *unit, int slot)
 cdef object number_of(object name, object value)
-cdef int privilege(object cpl) except -1
+cdef int privilege(object cpl, object name=*) except -1
 cdef object fill(unit_t *unit, object cpu, object arguments, happening_t *h)

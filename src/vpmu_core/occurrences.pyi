@@ -1,1 +1,2 @@
 FLOWS: tuple[str, ...]
+INDEX: dict[str, int]

@@ -20,12 +20,13 @@ from collections.abc import Mapping
 from operator import index as as_integer
 
 from vpmu._errors import ScenarioError, UnknownName
-from vpmu._event_codes import PMU_EVENTS, parse_raw, selector_codes
+from vpmu._event_codes import PMU_EVENTS as _PMU_EVENTS, parse_raw, selector_codes
 
+#: Index of each named event in the core.
+INDEX = {name: i for i, name in enumerate(_PMU_EVENTS) if name}
 FLOWS = ("interrupt-return", "far-transfer", "vmrun", "erratum-1292")
 #: Retire events that erratum 1292 may overcount (AMD revision guide 56683): event selects.
 _ERRATUM_1292 = {*range(0xC0, 0xC6), *range(0xC8, 0xCB), 0xCC, 0xD1, 0x1C7, 0x1D0}
-_INDEX = {name: i for i, name in enumerate(PMU_EVENTS) if name}
 
 
 cdef object unsummable(const unit_t *unit, int slot):
@@ -51,22 +52,22 @@ cdef object number_of(object name, object value):
     return number
 
 
-cdef int privilege(object cpl) except -1:
+cdef int privilege(object cpl, object name="cpl") except -1:
     level = as_integer(cpl)
     if not 0 <= level <= 3:
-        raise ScenarioError(f"cpl must be 0 to 3, not {level}")
+        raise ScenarioError(f"{name} must be 0 to 3, not {level}")
     return level
 
 
 cdef object _key(object cpu, object name):
     """Index of a named event; -1 - code of any other."""
-    if name in _INDEX:
-        return _INDEX[name]
+    if name in INDEX:
+        return INDEX[name]
     code = parse_raw(name, cpu) if isinstance(name, str) else None
     if code is None:
-        raise UnknownName("event", str(name), _INDEX)
+        raise UnknownName("event", str(name), INDEX)
     known = selector_codes(cpu).get(code)
-    return -1 - code if known is None else _INDEX[known]
+    return -1 - code if known is None else INDEX[known]
 
 
 cdef object _mapping(str what, object given):
@@ -93,16 +94,16 @@ cdef object _numbers(object cpu, str what, object mapping):
     return numbers
 
 
-cdef object _amounts(const unit_t *unit, object cpu, str what, object events, object cycles):
+cdef object _amounts(const unit_t *unit, object cpu, str what, object events, str clock, object cycles):
     """Occurrences by key and core cycles of one thread, without those that follow its clock."""
     given = _numbers(cpu, what, events)
-    elapsed = number_of("cycles", cycles)
+    elapsed = number_of(clock, cycles)
     if EVENT_CYCLES in given:
         if elapsed:
-            raise ScenarioError("cycles are given twice: as an event and as cycles=")
+            raise ScenarioError(f"cycles are given twice: as an event of {what} and as {clock}={elapsed}")
         elapsed = given[EVENT_CYCLES]
     if unit.cycles + elapsed >= 1 << 58:
-        raise OverflowError("a PMU counts fewer than 2**58 cycles in all")
+        raise OverflowError(f"a PMU counts fewer than 2**58 cycles in all; {clock}={elapsed} after {unit.cycles}")
     return given, elapsed
 
 
@@ -123,6 +124,8 @@ cdef object _distributions(object cpu, object per_cycle, object given, object el
         raise TypeError(f"per_cycle must be a mapping of event names, not {type(per_cycle).__name__}")
     for name, shares in per_cycle.items():
         key = _new_key(cpu, "per_cycle", name, known)
+        if isinstance(shares, (str, Mapping)) or not hasattr(shares, "__len__"):
+            raise TypeError(f"per_cycle[{name!r}] must be a sequence of integers, not {type(shares).__name__}")
         if not 1 <= len(shares) <= 16:
             raise ScenarioError(f"per_cycle[{name!r}] must have 1 to 16 entries, not {len(shares)}")
         cycles = [number_of(f"per_cycle[{name!r}]", n) for n in shares]
@@ -202,15 +205,17 @@ cdef object fill(unit_t *unit, object cpu, object arguments, happening_t *h):
     cdef uint32_t own_on, sibling_on = 0
     cdef bint user, both
     (events, cycles, cpl, per_cycle, edges, sibling, sibling_cycles, sibling_cpl, transaction, flows, leaks) = arguments
-    given, elapsed = _amounts(unit, cpu, "events", events, cycles)
+    given, elapsed = _amounts(unit, cpu, "events", events, "cycles", cycles)
     user = privilege(cpl) > 0
     own_on = counting(unit, user)
     known = _distributions(cpu, {} if per_cycle is None else per_cycle, given, elapsed)
     edges = {} if edges is None else _numbers(cpu, "edges", edges)
-    theirs, their_cycles = _amounts(unit, cpu, "sibling", {} if sibling is None else sibling, sibling_cycles)
+    theirs, their_cycles = _amounts(
+        unit, cpu, "sibling", {} if sibling is None else sibling, "sibling_cycles", sibling_cycles
+    )
     if sibling is None and their_cycles:
         raise ScenarioError(f"sibling_cycles={their_cycles} needs sibling={{…}}")
-    sibling_user = privilege(sibling_cpl) > 0
+    sibling_user = privilege(sibling_cpl, "sibling_cpl") > 0
     if sibling is not None:
         theirs = _with_clock(unit, theirs, their_cycles)
         sibling_on = enabled(&unit.pmu, sibling_user)

@@ -24,10 +24,11 @@ from operator import index as as_integer
 
 import numpy as np
 
+from vpmu._cpu_model import CpuModel
 from vpmu._errors import GeneralProtectionFault, ScenarioError
-from vpmu._event_codes import PMU_EVENTS
 from vpmu._pmi import Pmi
 from vpmu._registers import msr_name, register_file
+from vpmu_core.occurrences import INDEX as _INDEX
 
 #: One operation of :meth:`Pmu.execute`: op 0 RDMSR, 1 WRMSR, 2 RDPMC; flags bit 0: count the instruction itself.
 OP_DTYPE = np.dtype(
@@ -36,7 +37,6 @@ OP_DTYPE = np.dtype(
 #: What one operation returned; value is 0 for WRMSR and for a fault.
 RESULT_DTYPE = np.dtype([("value", "<u8"), ("fault", "u1")], align=True)
 
-STATE_VERSION = 2
 _ZERO = 0  # the integer itself: what a caller does not say
 _REASONS = {
     FAULT_ABSENT: "no such MSR on this CPU",
@@ -44,11 +44,10 @@ _REASONS = {
     FAULT_READ_ONLY: "the register is read-only",
     FAULT_DELIVERY_MODE: "delivery mode must be fixed (0), SMI (2) or NMI (4)",
     FAULT_CANONICAL: "the address is not canonical",
-    FAULT_RDPMC_INDEX: "RDPMC of a counter that does not exist",
+    FAULT_RDPMC_INDEX: "there is no such counter",
     FAULT_PRIVILEGE: "not allowed at this privilege level",
 }
 _MODES = {0: "fixed", 2: "smi", 4: "nmi"}
-_INDEX = {name: i for i, name in enumerate(PMU_EVENTS) if name}
 
 
 cdef class Pmu:
@@ -76,12 +75,17 @@ cdef class Pmu:
     One thread at a time; two objects are independent.
     """
 
-    def __init__(self, cpu, seed=None):
-        cdef uint64_t words[3]
+    def __cinit__(self, cpu, *arguments, **keywords):
+        # Whatever a subclass does in __init__, there are registers.
+        if not isinstance(cpu, CpuModel):
+            raise TypeError(f"cpu must be a CpuModel, such as vpmu.cpu('sapphirerapids'), not {cpu!r}")
         self.file = register_file(cpu)
         reset_unit(&self.unit, &self.file.file)
+
+    def __init__(self, cpu, seed=None):
+        cdef uint64_t words[3]
         if seed is not None:
-            words[0], words[1], words[2] = as_integer(seed), 0, 0
+            words[0], words[1], words[2] = _integer(seed, 64, "seed"), 0, 0
             if "pmi_skid" in cpu.quirks:
                 sfc64_seed(&self.unit.skid, words)
                 self.unit.has_skid = 1
@@ -108,9 +112,11 @@ cdef class Pmu:
         ------
         GeneralProtectionFault
             If the MSR does not exist.
+        OverflowError, TypeError
+            For a number out of range, and for what is no integer.
         """
         cdef uint64_t value = 0
-        cdef uint32_t address = _integer(msr)
+        cdef uint32_t address = _integer(msr, 32, "msr")
         cdef fault code = read_msr(&self.unit, address, &value)
         if code:
             raise _fault(self.cpu, code, address, None)
@@ -130,9 +136,11 @@ cdef class Pmu:
         ------
         GeneralProtectionFault
             With the rule that was broken; nothing has changed.
+        OverflowError, TypeError
+            For a number out of range, and for what is no integer.
         """
-        cdef uint32_t address = _integer(msr)
-        cdef uint64_t number = _integer(value)
+        cdef uint32_t address = _integer(msr, 32, "msr")
+        cdef uint64_t number = _integer(value, 64, "value")
         cdef fault code = write_msr(&self.unit, address, number)
         if code:
             raise _fault(self.cpu, code, address, number)
@@ -158,12 +166,14 @@ cdef class Pmu:
         ------
         GeneralProtectionFault
             For a counter that does not exist, or without permission.
+        ValueError, OverflowError, TypeError
+            For a cpl above 3, a number out of range, and for what is no integer.
         """
         cdef uint64_t value = 0
-        cdef uint32_t number = _integer(ecx)
+        cdef uint32_t number = _integer(ecx, 32, "ecx")
         cdef fault code = read_pmc(&self.unit, number, privilege(cpl), cr4_pce or not cr0_pe, &value)
         if code:
-            raise GeneralProtectionFault(number, None, _REASONS[code])
+            raise GeneralProtectionFault(number, None, _REASONS[code], "RDPMC")
         return value
 
     def count(
@@ -300,8 +310,8 @@ cdef class Pmu:
         """
         cdef bint with_svme = self.unit.svme if svme is None else svme
         cdef bint in_guest = self.unit.guest if guest is None else guest
-        if (with_svme or in_guest) and not self.unit.file.amd:
-            raise ScenarioError(f"{self.cpu.name} has no SVM; svme and guest belong to AMD's counters")
+        if (with_svme or in_guest) and "svm" not in self.cpu.features:
+            raise ScenarioError(f"{self.cpu.name} has no SVM, so neither svme nor guest can be true")
         if in_guest and not with_svme:
             raise ScenarioError("guest=True needs svme=True: there is no guest mode without SVM")
         if self.unit.file.amd:
@@ -360,20 +370,21 @@ cdef class Pmu:
         TypeError
             For an array of another dtype.
         ValueError
-            For an unknown op, a cpl above 3 or another shape, before anything is executed; and where :meth:`count`
-            would refuse to count an instruction, after its effect.
+            For an unknown op or flag, a cpl above 3 or another shape, before anything is executed; and where
+            :meth:`count` would refuse to count an instruction, naming the operation: those up to it have had their
+            effect.
         """
         if not isinstance(ops, np.ndarray) or ops.dtype != OP_DTYPE:
             raise TypeError("ops must be an array of OP_DTYPE")
         if ops.ndim != 1:
             raise ScenarioError(f"ops must have one dimension, not {ops.ndim}")
-        for name, most in (("op", 2), ("cpl", 3)):
+        for name, most in (("op", 2), ("flags", 1), ("cpl", 3)):
             if np.any(ops[name] > most):
                 raise ScenarioError(f"{name} of an operation must be 0 to {most}, not {ops[name].max()}")
         results = np.zeros(ops.size, dtype=RESULT_DTYPE)
         cdef const operation_t[::1] operations = np.ascontiguousarray(ops)
         cdef result_t[::1] out = results
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i = 0
         cdef int refusing = -1
         with nogil:
             for i in range(operations.shape[0]):
@@ -381,7 +392,7 @@ cdef class Pmu:
                 if refusing >= 0:
                     break
         if refusing >= 0:
-            raise unsummable(&self.unit, refusing)
+            raise ScenarioError(f"operation {i} of {operations.shape[0]}: {unsummable(&self.unit, refusing)}")
         return results
 
     def state(self):
@@ -395,8 +406,8 @@ cdef class Pmu:
         """
         return take(&self.unit, self.cpu)
 
-    @staticmethod
-    def from_state(cpu, state):
+    @classmethod
+    def from_state(cls, cpu, state):
         """Make a PMU from :meth:`state`.
 
         Parameters
@@ -414,15 +425,15 @@ cdef class Pmu:
         ValueError
             For a state of another version, CPU or shape, or with a value that a register cannot hold.
         """
-        cdef Pmu self = Pmu(cpu)
+        cdef Pmu self = cls(cpu)
         restore(&self.unit, cpu, state)
         return self
 
     def __reduce__(self):
-        return Pmu.from_state, (self.cpu, self.state())
+        return type(self).from_state, (self.cpu, self.state())
 
     def __copy__(self):
-        return Pmu.from_state(self.cpu, self.state())
+        return type(self).from_state(self.cpu, self.state())
 
     def __deepcopy__(self, memo):
         return self.__copy__()
@@ -438,6 +449,9 @@ cdef object _fault(object cpu, fault code, uint32_t msr, object value):
     return GeneralProtectionFault(msr, value, f"{name}: {reason}" if name else reason)
 
 
-cdef inline object _integer(object value):
-    # C conversions would take a float.
-    return value if PyLong_CheckExact(value) else as_integer(value)
+cdef inline object _integer(object value, int bits, str name):
+    # C conversions would take a float, and name neither argument nor bound.
+    number = value if PyLong_CheckExact(value) else as_integer(value)
+    if number < 0 or number >> bits:
+        raise OverflowError(f"{name} must be an integer in [0, 2**{bits}), not {number}")
+    return number

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from vpmu._errors import ScenarioError
 from vpmu._registers import holdable
-from vpmu_core.registers import WORDS
+from vpmu_core.registers import WORDS as _WORDS
 
 STATE_VERSION = 2
 _MODES = (0, 2, 4)
@@ -26,24 +26,24 @@ cdef object _banks(object cpu):
     """Key, first word and length of what is a tuple of registers."""
     gp, fixed = cpu.gp_mask.bit_length(), cpu.fixed_mask.bit_length()
     return (
-        ("counters", WORDS["counter"], gp),
-        ("fixed", WORDS["counter"] + FIXED_SLOT, fixed),
-        ("selectors", WORDS["selector"], gp),
-        ("uncore", WORDS["uncore"], 3),
-        ("reload", WORDS["reload"], SLOTS),
-        ("cfg_b", WORDS["cfg_b"], SLOTS),
-        ("cfg_c", WORDS["cfg_c"], SLOTS),
+        ("counters", _WORDS["counter"], gp),
+        ("fixed", _WORDS["counter"] + FIXED_SLOT, fixed),
+        ("selectors", _WORDS["selector"], gp),
+        ("uncore", _WORDS["uncore"], 3),
+        ("reload", _WORDS["reload"], SLOTS),
+        ("cfg_b", _WORDS["cfg_b"], SLOTS),
+        ("cfg_c", _WORDS["cfg_c"], SLOTS),
     )
 
 
 cdef object take(const unit_t *unit, object cpu):
     cdef const uint64_t *words = <const uint64_t *>unit
     cdef size_t first
-    state = {"version": STATE_VERSION, "cpu": cpu.name}
+    state = {"version": STATE_VERSION, "cpu": cpu.name, "quirks": ",".join(sorted(cpu.quirks))}
     for key, first, length in _banks(cpu):
         state[key] = tuple([words[first + <size_t>i] for i in range(length)])
     for key in _SINGLE:
-        first = WORDS[key]
+        first = _WORDS[key]
         state[key] = words[first]
     state["metrics_slots"] = tuple([unit.metrics_slots[i] for i in range(METRICS)])
     state["pmi_pending"] = unit.pmi_pending
@@ -93,7 +93,7 @@ cdef object _check_registers(object cpu, object state):
         for i, value in enumerate(_tuple(key, state[key], (length,))):
             words.append((first + i, _held(f"{key}[{i}]", value, legal.get(first + i, 0))))
     for key in _SINGLE:
-        words.append((WORDS[key], _held(key, state[key], legal.get(WORDS[key], 0))))
+        words.append((_WORDS[key], _held(key, state[key], legal.get(_WORDS[key], 0))))
     if cpu.version < 2 and state["global_ctrl"] != cpu.gp_mask:
         raise ScenarioError(f"state: global_ctrl is {state['global_ctrl']:#x} and is {cpu.gp_mask:#x} on this CPU, always")
     if state["ds_area"] >> 47 not in (0, 0x1FFFF):
@@ -116,7 +116,7 @@ cdef object restore(unit_t *unit, object cpu, object state):
     expected = take(&made, cpu)
     if not isinstance(state, Mapping):
         raise ScenarioError(f"state: must be what state() returned, not {type(state).__name__}")
-    for name in ("version", "cpu"):
+    for name in ("version", "cpu", "quirks"):
         if name in state and state[name] != expected[name]:
             raise ScenarioError(f"state: {name} is {state[name]!r} and must be {expected[name]!r}")
     odd = sorted(state.keys() ^ expected.keys(), key=str)
@@ -130,15 +130,15 @@ cdef object restore(unit_t *unit, object cpu, object state):
     made.pmi_entry = _held("pmi_entry", state["pmi_entry"], 0x7FF if made.pmi_pending else 0)
     made.cycles = _limited("cycles", state["cycles"], 0, (1 << 58) - 1)
     made.pmi_arrival = _limited("pmi_arrival", state["pmi_arrival"], -1, (1 << 58) + cpu.skid.maximum)
-    for i, value in enumerate(_tuple("skid", state["skid"], (0, 4))):
+    for i, value in enumerate(_tuple("skid", state["skid"], [0, 4] if "pmi_skid" in cpu.quirks else [0])):
         made.skid.s[i] = _limited(f"skid[{i}]", value, 0, (1 << 64) - 1)
         made.has_skid = 1
-    made.svme = _limited("svme", state["svme"], 0, made.file.amd)
+    made.svme = _limited("svme", state["svme"], 0, 1 if "svm" in cpu.features else 0)
     made.guest = _limited("guest", state["guest"], 0, made.svme)
     made.smm = _limited("smm", state["smm"], 0, 1)
     legal = holdable(cpu)
     for i, (name, value) in enumerate(zip(("global_ctrl", "debugctl"), _tuple("smm_saved", state["smm_saved"], (2,)))):
-        made.smm_saved[i] = _held(f"smm_saved[{i}]", value, legal.get(WORDS[name], 0) if made.smm else 0)
+        made.smm_saved[i] = _held(f"smm_saved[{i}]", value, legal.get(_WORDS[name], 0) if made.smm else 0)
     if (made.smm_saved[0] or made.smm_saved[1]) and not made.smm_saved[1] >> 14 & 1:
         raise ScenarioError(f"state: smm_saved {state['smm_saved']} is nothing that smi() saves: DEBUGCTL[14] is clear")
     made.enable_hazard = _limited("enable_hazard", state["enable_hazard"], 0, 1 if quirks & QUIRK_NHM_ENABLE else 0)

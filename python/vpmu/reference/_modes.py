@@ -33,8 +33,8 @@ class Modes:
         """Set EFER.SVME and guest mode, None leaving either as it is."""
         new_svme = self.svme if svme is None else bool(svme)
         new_guest = self.guest if guest is None else bool(guest)
-        if self._cpu.vendor != "amd" and (new_svme or new_guest):
-            raise ScenarioError(f"{self._cpu.name}: svme and guest are AMD's modes; leave them out on Intel")
+        if "svm" not in self._cpu.features and (new_svme or new_guest):
+            raise ScenarioError(f"{self._cpu.name} has no SVM; leave out svme and guest")
         if new_guest and not new_svme:
             raise ScenarioError("guest mode needs EFER.SVME: set svme=True as well, or guest=False")
         self.svme, self.guest = new_svme, new_guest
@@ -67,7 +67,7 @@ class Modes:
 
     def load(self, state: Mapping[str, object]) -> None:
         """Take over what :meth:`state` returned; raise ValueError for what cannot be."""
-        self.svme = bool(check_integer("svme", state["svme"], 0, int(self._cpu.vendor == "amd")))
+        self.svme = bool(check_integer("svme", state["svme"], 0, int("svm" in self._cpu.features)))
         self.guest = bool(check_integer("guest", state["guest"], 0, int(self.svme)))
         self.smm = bool(check_integer("smm", state["smm"], 0, 1))
         control, debugctl = check_tuple("smm_saved", state["smm_saved"], 2)

@@ -155,6 +155,8 @@ class Reader:
             raise TypeError(f"per_cycle must map events to sequences of integers, not {per_cycle!r}")
         for name, entries in per_cycle.items():
             event = self._resolve("per_cycle", name, found)
+            if isinstance(entries, (str, Mapping)) or not hasattr(entries, "__len__"):
+                raise TypeError(f"per_cycle: {name} must have a sequence of integers, not {entries!r}")
             if not 1 <= len(entries) <= MAX_ENTRIES:
                 raise ScenarioError(f"per_cycle: {name} must have 1 to {MAX_ENTRIES} numbers, not {len(entries)}")
             numbers = [occurrences(entry, f"per_cycle: {name}") for entry in entries]

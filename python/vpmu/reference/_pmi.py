@@ -122,6 +122,8 @@ class LocalApic:
                 f"state: pmi_entry {self._entry:#x} cannot have delivery mode {delivery_mode(self._entry)}"
             )
         skid = state["skid"]
+        if skid != () and "pmi_skid" not in self._cpu.quirks:
+            raise ScenarioError(f"state: skid {skid!r} must be () without the quirk pmi_skid")
         if skid == ():
             self._draws = None
             return

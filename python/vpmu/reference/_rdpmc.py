@@ -42,7 +42,7 @@ def rdpmc(cpu: CpuModel, registers: RegisterFile, ecx: int, cpl: int, in_flight:
         if has_capability(cpu, METRICS_CLEAR) and registers.fixed_ctr_ctrl >> METRICS_CLEAR_EN & 1:
             registers.clear_metrics()
         return value
-    raise GeneralProtectionFault(ecx, None, "RDPMC has no such counter")
+    raise GeneralProtectionFault(ecx, None, "there is no such counter", "RDPMC")
 
 
 def _amd(cpu: CpuModel, registers: RegisterFile, ecx: int, late: int) -> int:
@@ -54,4 +54,4 @@ def _amd(cpu: CpuModel, registers: RegisterFile, ecx: int, late: int) -> int:
         return 0
     if ecx in L3 and "perfctr_llc" in cpu.features:
         return 0
-    raise GeneralProtectionFault(ecx, None, "RDPMC has no such counter")
+    raise GeneralProtectionFault(ecx, None, "there is no such counter", "RDPMC")

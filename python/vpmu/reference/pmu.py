@@ -132,7 +132,7 @@ class Pmu:
         """
         number, level = unsigned(ecx, 32, "ecx"), privilege(cpl, "cpl")
         if level > 0 and not cr4_pce and cr0_pe:
-            raise GeneralProtectionFault(number, None, "RDPMC above CPL 0 needs CR4.PCE")
+            raise GeneralProtectionFault(number, None, "above CPL 0 it needs CR4.PCE", "RDPMC")
         return rdpmc(self._cpu, self._registers, number, level, self._counting.in_flight)
 
     def execute(self, ops: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -159,7 +159,7 @@ class Pmu:
             raise TypeError("ops must be an array of OP_DTYPE")
         if ops.ndim != 1:
             raise ScenarioError(f"ops must have one dimension, not {ops.ndim}")
-        for name, most in (("op", 2), ("cpl", 3)):
+        for name, most in (("op", 2), ("flags", 1), ("cpl", 3)):
             if np.any(ops[name] > most):
                 raise ScenarioError(f"{name} of an operation must be 0 to {most}, not {ops[name].max()}")
         results = np.zeros(len(ops), RESULT_DTYPE)
@@ -300,7 +300,7 @@ class Pmu:
             Integers, strings and tuples of integers; in ``counters``, ``fixed`` and ``selectors``, counter x
             has place x.
         """
-        own = {"version": STATE_VERSION, "cpu": self._cpu.name}
+        own = {"version": STATE_VERSION, "cpu": self._cpu.name, "quirks": ",".join(sorted(self._cpu.quirks))}
         parts = self._registers.state() | self._modes.state() | self._apic.state() | self._counting.state()
         return {**own, **parts}
 
@@ -326,7 +326,7 @@ class Pmu:
         """
         pmu = cls(cpu)
         expected = pmu.state()
-        for name in ("version", "cpu"):
+        for name in ("version", "cpu", "quirks"):
             if name in state and state[name] != expected[name]:
                 raise ScenarioError(f"state: {name} is {state[name]!r} and must be {expected[name]!r}")
         odd = sorted(state.keys() ^ expected.keys(), key=str)

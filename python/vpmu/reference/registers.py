@@ -7,16 +7,18 @@ from collections.abc import Mapping
 from .._cpu import CpuModel
 from .._errors import GeneralProtectionFault, ScenarioError
 from . import _amd_registers, _intel_registers
-from ._metrics import slots_of
+from ._metrics import levels, slots_of
 from ._register import (
     FIXED_PMI,
     INT,
     LVTPC_MASKED,
+    METRICS_AVAILABLE,
     Kind,
     Register,
     bits,
     check_integer,
     check_tuple,
+    has_capability,
     indices,
     ones,
 )
