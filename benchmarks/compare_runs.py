@@ -1,7 +1,7 @@
 """Compare two pytest-benchmark JSON files by ratios to each group's limit, which noise of the machine moves little.
 
-    python benchmarks/compare_runs.py BEFORE.json AFTER.json     exit status 1 if a ratio has grown by more than 30 %
-    python benchmarks/compare_runs.py AFTER.json                 the table of benchmarks/RESULTS.md
+python benchmarks/compare_runs.py BEFORE.json AFTER.json     exit status 1 if a ratio has grown by more than 30 %
+python benchmarks/compare_runs.py AFTER.json                 the table of benchmarks/RESULTS.md
 """
 
 from __future__ import annotations

@@ -255,8 +255,28 @@ def test_list_events_shows_the_counters_of_a_cpu() -> None:
         return {row["name"]: row[f"counters_on_{cpu}"] for row in listed}
 
     assert "fixed3" in places("sapphirerapids")["slots"]
-    assert "fixed3" not in places("skylake")["slots"]
+    assert "slots" not in places("skylake")
     assert "fixed0" in places("skylake")["instructions"]
+
+
+@pytest.mark.parametrize("what", ["cpus", "designs", "workloads", "sequences", "events"])
+def test_list_prints_csv(what: str) -> None:
+    text = good("list", what, "--format", "csv")
+    lines = list(csv.DictReader(io.StringIO(text)))
+    named = [row["name"] for row in strict_json(good("list", what, "--format", "json"))]
+    assert [line["name"] for line in lines] == named
+    assert all(None not in line and None not in line.values() for line in lines)
+    assert "\r" not in text
+    assert text.count("\n") == len(named) + 1
+
+
+def test_csv_of_lists_has_the_values_of_the_json() -> None:
+    arguments = ("list", "events", "--cpu", "skylake", "--format")
+    lines = list(csv.DictReader(io.StringIO(good(*arguments, "csv"))))
+    for line, row in zip(lines, strict_json(good(*arguments, "json")), strict=True):
+        assert line == {**row, "rates": "yes" if row["rates"] else "no"}
+    workloads = csv.DictReader(io.StringIO(good("list", "workloads", "--format", "csv")))
+    assert all(float(line["exits_per_s"]) >= 0 for line in workloads)  # no thousands separators
 
 
 # -- help and version -------------------------------------------------------------------------------------------------

@@ -181,12 +181,19 @@ def test_directories_and_unreadable_paths_are_no_files(tmp_path: Path) -> None:
         (["list"], "what"),
         (["list", "cpu"], "'cpus'"),
         (["list", "events", "--cpu", "skylak"], "skylake"),
-        (["list", "cpus", "--format", "csv"], "'json'"),
+        (["list", "cpus", "--format", "xml"], "'csv'"),
+        (["list", "cpus", "--cpu", "skylake"], "--cpu belongs to events, not to cpus"),
+        (["list", "designs", "--cpu", "x"], "--cpu belongs to events, not to designs"),
         (["run", "--format", "csv", "x.toml"], "'json'"),
     ],
 )
 def test_bad_commands_are_refused(arguments: list[str], said: str) -> None:
     assert said in refused(*arguments)
+
+
+def test_messages_escape_what_a_terminal_would_obey() -> None:
+    assert refused("compare", "a\x1b[2J.txt").isprintable()
+    assert refused("run", "a\x1b[2J.toml") == r"vpmu: a\x1b[2J.toml: No such file or directory"
 
 
 def test_refusal_in_a_process_of_its_own() -> None:

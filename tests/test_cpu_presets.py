@@ -180,6 +180,13 @@ def test_the_bus_clock_is_no_longer_its_own_from_golden_cove_and_tremont_on():
         assert vpmu.cpu(name).bus_cycles_hz.value == vpmu.cpu(name).tsc_hz.value
 
 
+@pytest.mark.parametrize("name", vpmu.cpus())
+def test_what_relatives_do_not_have_is_something_that_the_preset_has(name):
+    pmu = tomllib.loads((resources.files("vpmu") / "data" / "cpus" / f"{name}.toml").read_text(encoding="utf-8"))["pmu"]
+    assert set(pmu.get("also_without", ())) <= set(pmu["quirks"])
+    assert "also" in pmu or "also_without" not in pmu
+
+
 def test_quirks_are_explained():
     explained = vpmu.quirks()
     used = set().union(*(vpmu.cpu(name).quirks | vpmu.cpu(name).possible_quirks for name in vpmu.cpus()))

@@ -371,6 +371,33 @@ def test_steppings_and_relatives():
     assert vpmu.CpuModel.from_cpuid(beckton).architectural_events == 0x3B
 
 
+#: Signature and its preset; whether kvm-unit-tests and the specification updates name it for ``atom_far_overcount``.
+ATOMS = [
+    ("000406D8", "silvermont", True),
+    ("00030678", "silvermont", False),
+    ("000406C4", "silvermont", False),
+    ("000506D0", "silvermont", False),
+    ("000506F1", "goldmont", True),
+    ("000506C9", "goldmont", False),
+    ("00080665", "tremont", True),
+    ("00080664", "tremont", True),
+    ("00090661", "tremont", False),
+    ("000906C0", "tremont", False),
+]
+
+
+@pytest.mark.parametrize(("signature", "name", "documented"), ATOMS)
+def test_an_erratum_is_not_handed_to_relatives(signature, name, documented):
+    base = vpmu.cpu(name)
+    dump = instlatx64(base).replace(f"{base.signature:08X}", signature)
+    cpu = vpmu.CpuModel.from_cpuid(dump)
+    assert ("atom_far_overcount" in cpu.quirks) == documented
+    assert cpu.quirks | {"atom_far_overcount"} == base.quirks
+    assert "atom_far_overcount" not in cpu.possible_quirks
+    assert cpu.name == (name if documented else f"{name}-cpuid")
+    assert vpmu.CpuModel.from_cpuid(dump, like=name).quirks == base.quirks
+
+
 def test_a_virtual_machine_without_pdcm():
     """No IA32_PERF_CAPABILITIES, so no full-width writes and no PEBS."""
     text = instlatx64(vpmu.cpu("icelake"))
@@ -395,6 +422,8 @@ def test_an_unknown_signature_needs_like():
     [
         ("", {}, "no CPUID dump"),
         ("hello\nworld", {}, "no CPUID dump"),
+        ("dump.txt", {}, r"'dump.txt' is text, and no CPUID dump; for a file pass pathlib.Path\('dump.txt'\)"),
+        ("a b\n", {}, r"pathlib.Path\('a b'\)"),
         (SKYLAKE_SP, {"cpu": 2}, "has 2 CPUs"),
         (SKYLAKE_SP, {"cpu": -1}, "has 2 CPUs"),
         (SKYLAKE_SP, {"cpu": "0"}, "has 2 CPUs"),

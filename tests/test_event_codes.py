@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import vpmu
-from vpmu._event_codes import PMU_EVENTS, code_mask, fixed_events, parse_raw, selector_codes
+from vpmu._event_codes import (
+    NAMED_CODES,
+    PMU_EVENTS,
+    code_mask,
+    fixed_events,
+    named_codes,
+    parse_raw,
+    selector_codes,
+)
 from vpmu._events import EVENTS
 
 SKYLAKE = vpmu.cpu("skylake")
@@ -132,6 +141,76 @@ def test_codes_of_every_preset_are_codes_and_unambiguous(name: str) -> None:
     assert len(set(codes.values())) == len(codes)
     assert {"instructions", "cycles", "branches", "branch-misses"} <= set(codes.values()) <= set(PMU_EVENTS) - {""}
     assert all(code & ~code_mask(cpu) == 0 for code in codes)
+
+
+def test_tables_are_made_once_and_cannot_be_changed() -> None:
+    for table in (selector_codes, named_codes):
+        assert table(SKYLAKE) is table(dataclasses.replace(SKYLAKE))
+        changed: Any = table(SKYLAKE)
+        with pytest.raises(TypeError):
+            changed[0] = "instructions"
+
+
+# -- names that have only a code --------------------------------------------------------------------------------------
+
+#: Linux, tools/perf/pmu-events/arch/x86/amdzen1 to amdzen5; "merge" is the PPRs' and libpfm4's.
+ZEN = {
+    "ex_ret_brn_tkn": 0xC4,
+    "ex_ret_brn_far": 0xC6,
+    "ex_ret_near_ret": 0xC8,
+    "ex_ret_cond": 0xD1,
+    "ls_dispatch.ld_dispatch": 0x0129,
+    "ls_dispatch.store_dispatch": 0x0229,
+    "ls_dispatch.ld_st_dispatch": 0x0429,
+    "merge": 0xF_000000FF,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("zen", {"ex_ret_cops": 0xC1, "fp_ret_sse_avx_ops.all": 0xFF03}),
+        ("rome", {"ex_ret_cops": 0xC1, "fp_ret_sse_avx_ops.all": 0xFF03, "ls_int_taken": 0x2C}),
+        ("milan", {"ex_ret_ops": 0xC1, "fp_ret_sse_avx_ops.all": 0xFF03, "ls_int_taken": 0x2C}),
+        ("genoa", {"ex_ret_ops": 0xC1, "fp_ret_sse_avx_ops.all": 0x1F03, "ls_int_taken": 0x2C}),
+        ("turin", {"ex_ret_ops": 0xC1, "fp_ret_sse_avx_ops.all": 0x0F03, "ls_int_taken": 0x2C}),
+    ],
+)
+def test_names_of_zen(name: str, others: dict[str, int]) -> None:
+    assert named_codes(vpmu.cpu(name)) == ZEN | others
+
+
+@pytest.mark.parametrize("name", ["k8", "k10", "bulldozer", "jaguar"])
+def test_no_names_before_zen(name: str) -> None:
+    assert named_codes(vpmu.cpu(name)) == {}
+
+
+def test_names_of_memory_instructions() -> None:
+    """Event files of Linux: from Skylake to Golden Cove; D0H of an E-core and 83H of Lion Cove are something else."""
+    umasks = {"all_loads": 0x81, "all_stores": 0x82, "any": 0x83}
+    codes = {f"mem_inst_retired.{what}": umask << 8 | 0xD0 for what, umask in umasks.items()}
+    having = {name for name in vpmu.cpus() if vpmu.cpu(name).vendor == "intel" and named_codes(vpmu.cpu(name))}
+    assert having == {
+        *("skylake", "skylake-client", "icelake", "icelake-client", "tigerlake"),
+        *("sapphirerapids", "emeraldrapids", "graniterapids", "alderlake-p"),
+    }
+    assert all(named_codes(vpmu.cpu(name)) == codes for name in having)
+
+
+@pytest.mark.parametrize("name", vpmu.cpus())
+def test_names_that_have_only_a_code_are_codes_of_nothing_else(name: str) -> None:
+    cpu = vpmu.cpu(name)
+    codes = named_codes(cpu)
+    assert len(set(codes.values())) == len(codes)
+    assert not set(codes.values()) & set(selector_codes(cpu))
+    assert set(codes) <= set(NAMED_CODES)
+    assert not set(codes) & set(PMU_EVENTS)
+    for event, code in codes.items():
+        pmu = vpmu.Pmu(cpu)
+        assert code & ~code_mask(cpu) == 0
+        pmu.count({f"r{code:04x}": 1}, cycles=1)
+        with pytest.raises(vpmu.UnknownName):
+            pmu.count({event: 1}, cycles=1)
 
 
 @given(st.integers(0, (1 << 64) - 1), st.sampled_from([SKYLAKE, amd("zen4")]), st.booleans())

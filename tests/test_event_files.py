@@ -401,25 +401,49 @@ def test_list_events_of_a_cpu() -> None:
         "raw": "r412e",
         "counters_on_sapphirerapids": "GP 0xff",
         "rates": True,
+        "notes": "",
     }
+    slots = spr["slots"]
+    assert (slots["raw"], slots["counters_on_sapphirerapids"]) == ("r0400 r01a4", "fixed3 GP 0xff")
+    lion = rows("lunarlake-p")["topdown-be-bound"]
+    assert (lion["raw"], lion["counters_on_lunarlake-p"]) == ("r8300 r02a4", "PERF_METRICS GP 0x3ff")
     assert spr["topdown-fetch-lat"]["counters_on_sapphirerapids"] == "PERF_METRICS"
     assert spr["topdown-fetch-lat"]["rates"] is False
     skylake = rows("skylake")
-    assert (skylake["slots"]["raw"], skylake["slots"]["counters_on_skylake"]) == ("none", "none")
-    assert "lbr-inserts" not in skylake
-    for line in good("list", "events", "--cpu", "skylake").splitlines():
-        if line.startswith(("cycles", "slots")):
-            assert line.endswith("yes" if line.startswith("cycles") else "no")
+    assert not {"slots", "lbr-inserts"} & set(skylake)
+    assert skylake["mem_inst_retired.any"] == {
+        "name": "mem_inst_retired.any",
+        "raw": "r83d0",
+        "counters_on_skylake": "GP 0xf",
+        "rates": False,
+        "notes": "code only",
+    }
+    milan = rows("milan")
+    assert (milan["ex_ret_ops"]["raw"], milan["ex_ret_ops"]["notes"]) == ("r00c1", "code only")
+    assert milan["merge"]["raw"] == "rf000000ff"
+    text = good("list", "events", "--cpu", "skylake")
+    for line in text.splitlines():
+        if line.startswith(("cycles", "mem_inst_retired.any")):
+            assert line.endswith("yes" if line.startswith("cycles") else "no     code only")
+    assert "code only: " in text
+
+
+@pytest.mark.parametrize("name", vpmu.cpus())
+def test_no_cpu_has_rates_that_runs_nothing(name: str) -> None:
+    rows = strict_json(good("list", "events", "--cpu", name, "--format", "json"))
+    assert any(row["rates"] for row in rows) == (vpmu.cpu(name).costs is not None)
 
 
 @pytest.mark.parametrize("name", vpmu.cpus())
 def test_every_preset_has_a_list_of_events(name: str) -> None:
     rows = strict_json(good("list", "events", "--cpu", name, "--format", "json"))
     cpu = vpmu.cpu(name)
+    assert len({row["name"] for row in rows}) == len(rows)
     for row in rows:
-        if row["raw"] != "none":
-            assert vpmu.event(row["raw"], cpu).name == row["name"]
-            assert row[f"counters_on_{name}"] != "none"
+        assert row["raw"]
+        for raw in row["raw"].split():
+            assert vpmu.event(raw, cpu).name == row["name"]
+        assert row[f"counters_on_{name}"] != "none"
 
 
 def test_bad_event_files_are_one_line_on_the_command_line(tmp_path: Path) -> None:
@@ -429,3 +453,21 @@ def test_bad_event_files_are_one_line_on_the_command_line(tmp_path: Path) -> Non
     assert "--events-file belongs to events" in refused("list", "cpus", "--events-file", path)
     assert "skylake" in refused("list", "events", "--events-file", path, "--cpu", "skylak")
     assert "--events-file" in good("list", "--help")
+
+
+def test_an_empty_file_name_is_said(tmp_path: Path) -> None:
+    assert refused("list", "events", "--events-file", "") == "vpmu: --events-file needs the name of a file, not ''"
+    with pytest.raises(vpmu.EventFileError, match="the name of the file is empty"):
+        vpmu.read_events("")
+
+
+def test_tables_escape_what_a_terminal_would_obey(tmp_path: Path) -> None:
+    wild = "A\x1b[31m\nB\x9b2J\u202eC\ud800é"
+    path = write(tmp_path, [entry("0xd0", "0x81", wild, "0", "0", Errata="X\rY\x00")])
+    table = good("list", "events", "--events-file", path)
+    assert table.replace("\n", "").isprintable()
+    assert r"A\x1b[31m\nB\x9b2J\u202eC\ud800é" in table
+    assert r"errata X\rY\x00" in table
+    (row,) = strict_json(good("list", "events", "--events-file", path, "--format", "json"))
+    assert row["name"] == wild
+    assert "\x1b" not in good("list", "events", "--events-file", path, "--format", "json")

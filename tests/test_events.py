@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vpmu
-from vpmu._event_codes import PMU_EVENTS, code_mask, selector_codes
+from vpmu._event_codes import PMU_EVENTS, code_mask, named_codes, selector_codes
 from vpmu._event_syntax import NAMES, without_host_modifiers
 from vpmu._events import CODES, EVENTS, allowed_counters, perf_codes
 from vpmu._perf import parse_host_perf
@@ -90,6 +90,26 @@ def test_aliases_and_near_misses() -> None:
         vpmu.event("topdown-fe-bnd", RAPIDS)
 
 
+def test_names_that_have_only_a_code() -> None:
+    milan = vpmu.cpu("milan")
+    assert vpmu.event("ex_ret_ops", milan) == vpmu.EventSpec("ex_ret_ops", "ex_ret_ops", 0x300C1)
+    assert vpmu.event("rc1", milan).name == "ex_ret_ops"
+    assert vpmu.event("merge:k", milan).selector == 0xF_000200FF
+    assert vpmu.event("ls_dispatch.ld_st_dispatch:uG", milan).selector == 0x100_00010429
+    assert vpmu.event("fp_ret_sse_avx_ops.all", vpmu.cpu("turin")).selector == 0x30F03
+    for text in ("mem_inst_retired.any", "MEM_INST_RETIRED.ANY", "cpu/event=0xd0,umask=0x83/"):
+        assert vpmu.event(text, SKYLAKE) == vpmu.EventSpec(text, "mem_inst_retired.any", 0x383D0)
+
+
+def test_names_that_have_only_a_code_belong_to_cpus() -> None:
+    with pytest.raises(vpmu.ScenarioError, match="skylake does not have ex_ret_ops; it has instructions"):
+        vpmu.event("ex_ret_ops", SKYLAKE)
+    with pytest.raises(vpmu.ScenarioError, match=r"rome does not have ex_ret_ops; it has .*ex_ret_cops"):
+        vpmu.event("ex_ret_ops", vpmu.cpu("rome"))
+    with pytest.raises(vpmu.UnknownName, match="did you mean ex_ret_ops"):
+        vpmu.event("ex_ret_opps", vpmu.cpu("milan"))
+
+
 # -- codes and terms --------------------------------------------------------------------------------------------------
 
 
@@ -147,6 +167,10 @@ def test_cmask_and_the_like_do_not_change_what_the_event_is() -> None:
         (SKYLAKE, "cycles:S", "S reads groups"),
         (SKYLAKE, "cycles:", "modifier ''"),
         (SKYLAKE, "cpu/event=0xc0/uX", "modifier 'uX'"),
+        (SKYLAKE, "cpu/event=0xc0/k:G", "modifier 'k:G' is not simulated .*without a colon"),
+        (SKYLAKE, "cpu/event=0xc0/ k", "modifier ' k' is not simulated"),
+        (SKYLAKE, "cpu/event=0xc0/:", "modifier '' is not simulated"),
+        (SKYLAKE, "cycles:k:G", "modifier 'k:G' is not simulated .*without a colon"),
     ],
 )
 def test_what_a_cpu_does_not_have_is_refused_by_name(cpu: vpmu.CpuModel, text: str, said: str) -> None:
@@ -167,7 +191,8 @@ def test_a_raw_code_is_taken_if_a_selector_can_hold_it(bits: int, cpu: vpmu.CpuM
     held = bits & legal & ~own | 1  # event select 0 has pseudo encodings
     spec = vpmu.event(f"r{held:x}", cpu)
     assert spec.selector == held | MODES
-    assert spec.name == selector_codes(cpu).get(held & code_mask(cpu))
+    names = {**selector_codes(cpu), **{code: name for name, code in named_codes(cpu).items()}}
+    assert spec.name == names.get(held & code_mask(cpu))
     assert (spec.fixed, spec.metric) == (None, None)
 
 
@@ -216,6 +241,8 @@ def test_without_extended_event_select_amd_cannot_tell_guest_from_host() -> None
     [
         ("topdown-retiring", "no rate is known"),
         ("lbr-inserts", "no rate is known"),
+        ("ex_ret_ops", "no rate is known"),
+        ("mem_inst_retired.any:u", "no rate is known"),
         ("r10000c0", "term 'cmask' is not simulated in a run: a workload says how often"),
         ("cpu/event=0xc0,edge/", "term 'edge' is not simulated in a run"),
         ("cpu/event=0xc0,umask=0,any/", "term 'any' is not simulated in a run"),
@@ -319,6 +346,15 @@ def test_counters_of_the_other_events() -> None:
         assert allowed_counters(name, AMD) == (0x3F, 0)
     for name in ("slots", "bus-cycles", "topdown-retiring", "stalled-cycles-backend"):
         assert allowed_counters(name, AMD) == (0, 0)
+
+
+def test_counters_of_names_that_have_only_a_code() -> None:
+    milan = vpmu.cpu("milan")
+    assert allowed_counters("ex_ret_ops", milan) == (0x3F, 0)
+    assert allowed_counters("fp_ret_sse_avx_ops.all", milan) == (0x15, 0)  # the merge event beside it
+    assert allowed_counters("merge", milan) == (0x2A, 0)
+    assert allowed_counters("mem_inst_retired.any", RAPIDS) == (0xF, 0)
+    assert allowed_counters("ex_ret_ops", RAPIDS) == (0, 0)
 
 
 def test_amd_rows_match_twelve_bits() -> None:

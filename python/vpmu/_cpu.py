@@ -62,6 +62,11 @@ def same_pmu(name: str) -> tuple[int, ...]:
     return tuple(_table(name)["pmu"].get("also", ()))
 
 
+def not_of_relatives(name: str) -> frozenset[str]:
+    """Quirks of a preset that are documented for its own family and model, not for those of :func:`same_pmu`."""
+    return frozenset(_table(name)["pmu"].get("also_without", ()))
+
+
 @functools.cache
 def cpu(name: str) -> CpuModel:
     """Look up a CPU preset.

@@ -213,9 +213,8 @@ class CpuModel:
                 raise ScenarioError(f"{name} {value!r} must be an integer from 0 to 2**{width} - 1")
         if len(self.acr) != 4 or len(self.pebs_masks) != 4:
             raise ScenarioError(f"acr {self.acr!r} and pebs_masks {self.pebs_masks!r} must have 4 integers each")
-        whole = self.gp_mask if self.core_gp_mask is None else self.core_gp_mask
-        if not self.gp_mask & ~whole == 0 or whole >> 16:
-            raise ScenarioError(f"core_gp_mask {whole:#x} must contain gp_mask {self.gp_mask:#x} and fit bits 15:0")
+        if self.core_gp_mask is not None and not 0 < self.core_gp_mask < 1 << 16:
+            raise ScenarioError(f"core_gp_mask {self.core_gp_mask:#x} must have 1 to 16 counters, bits 15:0")
 
     def __hash__(self) -> int:
         # Tables are looked up by model; hashing forty fields each time would cost more than making a PMU.

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ._cpu import CpuModel, cpu, cpus, same_pmu
+from ._cpu import CpuModel, cpu, cpus, not_of_relatives, same_pmu
 from ._cpuid import BR_CNTR, FEATURE_BITS, VENDOR_WORDS, ZEROS, Cpuid, derive
 from ._errors import ScenarioError
 
@@ -58,6 +58,9 @@ def parse_dump(text: str) -> list[Leaves]:
         if (leaf, subleaf) == (0, 0) or not found:
             found.append({})
         found[-1].setdefault((leaf, subleaf), Cpuid(*registers))
+    if not found and len(text.splitlines()) == 1:
+        short = text.strip()[:80]
+        raise ScenarioError(f"{short!r} is text, and no CPUID dump; for a file pass pathlib.Path({short!r})")
     if not found:
         raise ScenarioError(
             "there is no CPUID dump in it: neither lines of 'cpuid -r' (0x0000000a 0x00: eax=0x07300404 ebx=…) "
@@ -89,7 +92,10 @@ def _preset(vendor: str, leaves: Leaves) -> CpuModel:
             f"no CPU preset has the signature {signature:#x} of this dump; "
             "say which one to take the rest from: like='sapphirerapids' (vpmu list cpus)"
         )
-    return cpu(names[0])
+    base = cpu(names[0])
+    if (base.signature ^ signature) & _FAMILY_MODEL:
+        return replace(base, quirks=base.quirks - not_of_relatives(base.name))
+    return base
 
 
 def model_from_dump(dump: str | os.PathLike[str], like: str | None, number: int) -> CpuModel:
@@ -124,7 +130,7 @@ def model_from_dump(dump: str | os.PathLike[str], like: str | None, number: int)
         if leaf in _KEPT and registers != derive(bare, leaf, subleaf):
             overrides.append((leaf, subleaf, (registers.eax, registers.ebx, registers.ecx, registers.edx)))
     model = replace(model, signature=leaves[1, 0].eax, cpuid_overrides=tuple(overrides))
-    if replace(model, signature=base.signature, cpuid_overrides=base.cpuid_overrides) == base:
+    if replace(model, signature=base.signature, cpuid_overrides=base.cpuid_overrides) == cpu(base.name):
         return model
     return replace(model, name=f"{base.name}-cpuid", summary=f"from a CPUID dump; {base.summary}")
 

@@ -140,6 +140,8 @@ def read_events(path: str | os.PathLike[str], cpu: CpuModel | None = None) -> tu
         With the file and the entry.
     """
     where = os.fspath(path)
+    if not where:
+        raise EventFileError(where, None, "the name of the file is empty")
     if cpu is not None and cpu.vendor != "intel":
         raise EventFileError(where, None, f"event files are Intel's, and {cpu.name} is a CPU of {cpu.vendor}")
     events: list[FileEvent] = []

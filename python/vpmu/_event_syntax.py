@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ._cpu import CpuModel
 from ._errors import ScenarioError, UnknownName
-from ._event_codes import PMU_EVENTS
+from ._event_codes import NAMED_CODES, PMU_EVENTS
 
 #: Bits of ``config`` by term: (lowest, highest) of each piece, low bits of the value first.
 Format = Mapping[str, tuple[tuple[int, int], ...]]
@@ -44,7 +44,7 @@ _ALIASES = {
     "idle-cycles-backend": "stalled-cycles-backend",
 }
 #: Names that :func:`read` takes.
-NAMES = (*filter(None, PMU_EVENTS), *_ALIASES)
+NAMES = (*filter(None, PMU_EVENTS), *_ALIASES, *NAMED_CODES)
 
 # What perf's other modifiers ask for.
 _REFUSED = {
@@ -57,6 +57,7 @@ _REFUSED = {
     "e": "e is about groups",
     "W": "W is about groups",
     "b": "b is about BPF",
+    ":": "they follow each other without a colon, as in :kG",
 }
 
 
@@ -106,8 +107,8 @@ def split_modifiers(text: str) -> tuple[str, str, str]:
     (str, str, str)
         Together they are the text.
     """
-    if slashed := re.fullmatch(r"(cpu/[^/]*/)([a-zA-Z]*)", text):
-        return slashed[1], "", slashed[2]
+    if slashed := re.fullmatch(r"(cpu/[^/]*/)(:?)(.*)", text, re.DOTALL):
+        return slashed[1], slashed[2], slashed[3]
     return text.partition(":")
 
 
@@ -162,7 +163,9 @@ def read(text: str, cpu: CpuModel | None = None) -> Written:
         config = int(raw[1], 16)
     else:
         name = _ALIASES.get(head, head)
-        if not name or name not in PMU_EVENTS:
+        if name.lower() in NAMED_CODES:  # event files have them in capitals
+            name = name.lower()
+        elif not name or name not in PMU_EVENTS:
             raise UnknownName("event", name, NAMES)
     if set(modifiers) - set("ukGH") or (colon and not modifiers):
         why = next((f" ({_REFUSED[m]})" for m in modifiers if m in _REFUSED), "")

@@ -7,9 +7,9 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ._cpu import CpuModel
+from ._cpu import Constraint, CpuModel
 from ._errors import ScenarioError
-from ._event_codes import PMU_EVENTS, code_mask, fixed_events, selector_codes
+from ._event_codes import PMU_EVENTS, code_mask, fixed_events, named_codes, selector_codes
 from ._event_syntax import Format, extra_terms, read, terms_of
 
 #: perf's generic names in the order of the core's index, and their selector codes (event | umask << 8); 03H/00 and
@@ -39,6 +39,9 @@ FIXED: dict[str, tuple[int, bool]] = {
     "ref-cycles": (2, True),
     "slots": (3, True),
 }
+# AMD's large increments per cycle, 003H, need an even counter, with the merge event, FFFH, in the odd one after it
+# (Linux amd_get_event_constraints_f17h).
+_PAIRED = (Constraint(0x003, 0x003, None, 0x5555, 0), Constraint(0xFFF, 0xFFF, None, 0xAAAA, 0))
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ class EventSpec:
     text : str
         As it was written.
     name : str or None
-        Name of the event, whatever CMASK, INV and EDGE make of it; None if its code has none.
+        Name of the event, whatever CMASK, INV and EDGE make of it; None if its code has none. ``Pmu.count`` takes the
+        names of AMD's and Intel's own, such as ``ex_ret_ops``, by their codes (``rc1``) only.
     selector : int
         What PERFEVTSEL (PERF_CTL) gets, without EN and INT.
     fixed : int or None
@@ -216,12 +220,13 @@ def event(text: str, cpu: CpuModel) -> EventSpec:
     elif fixed is not None:
         name = fixed_events[fixed] if fixed < len(fixed_events) else None
     else:
-        name = selector_codes(cpu).get(code)
+        own = {code: name for name, code in named_codes(cpu).items()}
+        name = selector_codes(cpu).get(code) or own.get(code)
     return EventSpec(text, name, selector, fixed, metric, exclude_guest, exclude_host)
 
 
 def perf_codes(cpu: CpuModel) -> dict[str, int]:
-    """Events that a CPU has by name, with perf's code, in the order of ``PMU_EVENTS``.
+    """Events that a CPU has by name, with perf's code: in the order of ``PMU_EVENTS``, then those that are only a code.
 
     Fixed counters 2 and 3 have pseudo encodings 00/03 and 00/04, the fields of PERF_METRICS 00/80 to 00/87.
     """
@@ -231,7 +236,20 @@ def perf_codes(cpu: CpuModel) -> dict[str, int]:
         for name, (fixed, only) in FIXED.items():
             if only and cpu.fixed_mask >> fixed & 1:
                 codes[name] = CODES[name]
-    return {name: codes[name] for name in PMU_EVENTS if name in codes}
+    return {name: codes[name] for name in PMU_EVENTS if name in codes} | dict(named_codes(cpu))
+
+
+def gp_codes(cpu: CpuModel) -> dict[str, tuple[int, int]]:
+    """Codes of general-purpose counters for events to which perf gives a pseudo encoding.
+
+    Returns
+    -------
+    dict of str to (int, int)
+        Code, and bitmap of the counters, by name.
+    """
+    perf = perf_codes(cpu)
+    codes = {name: code for code, name in selector_codes(cpu).items() if perf[name] != code}
+    return {name: (code, _counters(code, cpu, (cpu.gp_mask, 0))[0]) for name, code in codes.items()}
 
 
 def _metrics(cpu: CpuModel) -> int:
@@ -276,10 +294,16 @@ def allowed_counters(name: str, cpu: CpuModel) -> tuple[int, int]:
     if not code & 0xFF:
         return 0, 0
     if name not in FIXED or cpu.vendor == "amd":
-        for row in cpu.constraints:
-            if row.matches(code & 0xFF | code >> 24 & 0xF00, code >> 8 & 0xFF):
-                return cpu.gp_mask & row.gp_mask, cpu.fixed_mask & row.fixed_mask
+        return _counters(code, cpu, (cpu.gp_mask, fixed_mask))
     return cpu.gp_mask, fixed_mask
+
+
+def _counters(code: int, cpu: CpuModel, default: tuple[int, int]) -> tuple[int, int]:
+    """Counters of the first constraint that a selector code matches."""
+    for row in (*cpu.constraints, *(_PAIRED if cpu.vendor == "amd" else ())):
+        if row.matches(code & 0xFF | code >> 24 & 0xF00, code >> 8 & 0xFF):
+            return cpu.gp_mask & row.gp_mask, cpu.fixed_mask & row.fixed_mask
+    return default
 
 
 def place(events: Sequence[Event], cpu: CpuModel) -> tuple[int, ...]:

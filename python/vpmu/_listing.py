@@ -7,14 +7,20 @@ from typing import Any
 from ._cpu import CpuModel, cpu
 from ._cpu_listing import cpu_rows
 from ._designs import design, designs
-from ._event_codes import PMU_EVENTS
+from ._errors import ScenarioError
+from ._event_codes import named_codes
 from ._event_files import FileEvent, read_events
-from ._events import CODES, METRICS, allowed_counters, perf_codes
+from ._events import CODES, METRICS, allowed_counters, gp_codes, perf_codes
 from ._sequences import sequence, sequences
 from ._workload_file import workload, workloads
 
 #: What there are lists of.
 LISTS = ("cpus", "designs", "workloads", "sequences", "events")
+#: Under the table of a CPU's events.
+EVENTS_NOTE = (
+    "rates: workloads say how often it occurs, so that compare and run can count it. A second code is that of GP\n"
+    "counters. code only: vpmu.event() knows the name, vpmu.Pmu.count() takes the code in column raw."
+)
 
 
 def _places(gp: int, fixed: int) -> str:
@@ -23,17 +29,22 @@ def _places(gp: int, fixed: int) -> str:
 
 
 def _event_rows(model: CpuModel) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    codes = perf_codes(model)
+    second = gp_codes(model)
+    own = named_codes(model)
     rows: list[tuple[Any, ...]] = []
-    for name in PMU_EVENTS:
-        if name not in codes and name not in CODES:
-            continue
-        places = _places(*allowed_counters(name, model))
-        if name in METRICS and places == "none":
-            places = "PERF_METRICS"
-        raw = f"r{codes[name]:04x}" if name in codes else "none"
-        rows.append((name, raw, places, name in codes and name in CODES))
-    return ("name", "raw", f"counters_on_{model.name}", "rates"), rows
+    for name, code in perf_codes(model).items():
+        gp, fixed = allowed_counters(name, model)
+        raws, places = [f"r{code:04x}"], []
+        if name in METRICS and not gp | fixed:
+            places.append("PERF_METRICS")
+        if name in second:
+            raws.append(f"r{second[name][0]:04x}")
+            gp |= second[name][1]
+        if gp | fixed:
+            places.append(_places(gp, fixed))
+        rates = name in CODES and model.costs is not None
+        rows.append((name, " ".join(raws), " ".join(places), rates, "code only" if name in own else ""))
+    return ("name", "raw", f"counters_on_{model.name}", "rates", "notes"), rows
 
 
 def _file_event_row(event: FileEvent) -> tuple[Any, ...]:
@@ -71,9 +82,15 @@ def list_rows(
 
     Raises
     ------
-    UnknownName, EventFileError
-        For a CPU that does not exist, or a file that cannot be read.
+    UnknownName, EventFileError, ScenarioError
+        For a CPU that does not exist, a file that cannot be read, or either where it does not belong.
     """
+    if what != "events":
+        for option, value in (("--events-file", events_file), ("--cpu", cpu_name)):
+            if value is not None:
+                raise ScenarioError(f"{option} belongs to events, not to {what}")
+    if events_file == "":
+        raise ScenarioError("--events-file needs the name of a file, not ''")
     if what == "cpus":
         columns, rows = cpu_rows()
         return columns, list(rows)

@@ -21,7 +21,7 @@ from ._cpu import cpu
 from ._cpu_listing import CPUS_NOTE, cpu_dicts
 from ._designs import GuestPmu, design, designs
 from ._errors import ScenarioError, UnknownName, VpmuError
-from ._listing import LISTS, list_rows
+from ._listing import EVENTS_NOTE, LISTS, list_rows
 from ._perf import parse_guest_perf, parse_host_perf
 from ._recorded import Recorded, positive_seconds, read_recording
 from ._result import Result
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         "--cpu", metavar="N", help="for events: whose; sapphirerapids, and with a file only what the file says"
     )
     listing.add_argument("--events-file", metavar="F", help="for events: those of a JSON file of Intel's perfmon")
-    _format(listing, csv=False)
+    _format(listing)
     return parser
 
 
@@ -161,7 +161,7 @@ def _print_json(value: object) -> None:
 
 
 def _say(message: str) -> None:
-    print(f"vpmu: {message}", file=sys.stderr)
+    print(f"vpmu: {_printable(message)}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -355,21 +355,31 @@ def _run(args: argparse.Namespace) -> int:
 def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return report.thousands(value) if isinstance(value, (int, float)) else str(value)
+    return report.thousands(value) if isinstance(value, (int, float)) else _printable(str(value))
+
+
+def _printable(text: str) -> str:
+    """What a terminal can show; the rest, which it might obey, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _list(args: argparse.Namespace) -> int:
-    if args.what != "events" and args.events_file is not None:
-        raise ScenarioError(f"--events-file belongs to events, not to {args.what}")
     columns, rows = list_rows(args.what, args.cpu, args.events_file)
     if args.format == "json":
         _print_json(cpu_dicts() if args.what == "cpus" else [dict(zip(columns, row, strict=True)) for row in rows])
+        return 0
+    if args.format == "csv":
+        sys.stdout.write(report.rows_csv(columns, rows))
         return 0
     cells = [[_cell(cell) for cell in row] for row in rows]
     justified = [(name, "wrap" if name in ("summary", "notes", "quirks") else "left") for name in columns]
     console = _console()
     parts: list[Any] = [report.rich_table(justified, cells)]
-    _print(console, [*parts, "", CPUS_NOTE] if args.what == "cpus" else parts)
+    if args.what == "cpus":
+        parts += ["", CPUS_NOTE]
+    elif args.what == "events" and args.events_file is None:
+        parts += ["", EVENTS_NOTE]
+    _print(console, parts)
     return 0
 
 

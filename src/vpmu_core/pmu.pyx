@@ -79,6 +79,7 @@ cdef class Pmu:
         # Whatever a subclass does in __init__, there are registers.
         if not isinstance(cpu, CpuModel):
             raise TypeError(f"cpu must be a CpuModel, such as vpmu.cpu('sapphirerapids'), not {cpu!r}")
+        self.model = cpu
         self.file = register_file(cpu)
         reset_unit(&self.unit, &self.file.file)
 
@@ -93,7 +94,7 @@ cdef class Pmu:
     @property
     def cpu(self):
         """The CPU model."""
-        return self.file.cpu
+        return self.model
 
     def rdmsr(self, msr):
         """Read an MSR at CPL 0.
@@ -119,7 +120,7 @@ cdef class Pmu:
         cdef uint32_t address = _integer(msr, 32, "msr")
         cdef fault code = read_msr(&self.unit, address, &value)
         if code:
-            raise _fault(self.cpu, code, address, None)
+            raise _fault(self.model, code, address, None)
         return value
 
     def wrmsr(self, msr, value):
@@ -143,7 +144,7 @@ cdef class Pmu:
         cdef uint64_t number = _integer(value, 64, "value")
         cdef fault code = write_msr(&self.unit, address, number)
         if code:
-            raise _fault(self.cpu, code, address, number)
+            raise _fault(self.model, code, address, number)
 
     def rdpmc(self, ecx, cpl=0, bint cr4_pce=True, bint cr0_pe=True):
         """Read a counter with RDPMC.
@@ -236,7 +237,7 @@ cdef class Pmu:
             arguments = (
                 events, cycles, cpl, per_cycle, edges, sibling, sibling_cycles, sibling_cpl, transaction, flows, leaks
             )
-            fill(&self.unit, self.cpu, arguments, &h)
+            fill(&self.unit, self.model, arguments, &h)
             advance(&self.unit, &h)
             return
         memset(amount, 0, sizeof(amount))
@@ -310,8 +311,8 @@ cdef class Pmu:
         """
         cdef bint with_svme = self.unit.svme if svme is None else svme
         cdef bint in_guest = self.unit.guest if guest is None else guest
-        if (with_svme or in_guest) and "svm" not in self.cpu.features:
-            raise ScenarioError(f"{self.cpu.name} has no SVM, so neither svme nor guest can be true")
+        if (with_svme or in_guest) and "svm" not in self.model.features:
+            raise ScenarioError(f"{self.model.name} has no SVM, so neither svme nor guest can be true")
         if in_guest and not with_svme:
             raise ScenarioError("guest=True needs svme=True: there is no guest mode without SVM")
         if self.unit.file.amd:
@@ -404,7 +405,7 @@ cdef class Pmu:
             Plain ints, tuples of ints and strings, with a ``version``. In tuples of counters, counter x has place x;
             in those of 32, fixed counter m has place 16 + m.
         """
-        return take(&self.unit, self.cpu)
+        return take(&self.unit, self.model)
 
     @classmethod
     def from_state(cls, cpu, state):
@@ -430,17 +431,17 @@ cdef class Pmu:
         return self
 
     def __reduce__(self):
-        return type(self).from_state, (self.cpu, self.state())
+        return type(self).from_state, (self.model, self.state())
 
     def __copy__(self):
-        return type(self).from_state(self.cpu, self.state())
+        return type(self).from_state(self.model, self.state())
 
     def __deepcopy__(self, memo):
         return self.__copy__()
 
     def __repr__(self):
         pmu = self.unit.pmu
-        return f"Pmu({self.cpu.name!r}, GLOBAL_CTRL={pmu.global_ctrl:#x}, GLOBAL_STATUS={pmu.global_status:#x})"
+        return f"Pmu({self.model.name!r}, GLOBAL_CTRL={pmu.global_ctrl:#x}, GLOBAL_STATUS={pmu.global_status:#x})"
 
 
 cdef object _fault(object cpu, fault code, uint32_t msr, object value):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._csv import comparison_csv
+from ._csv import comparison_csv, rows_csv
 from ._json import comparison_dict
 from ._table import comparison_table, rich_table, run_table, thousands
 
@@ -11,6 +11,7 @@ __all__ = [
     "comparison_dict",
     "comparison_table",
     "rich_table",
+    "rows_csv",
     "run_table",
     "thousands",
 ]

@@ -1,10 +1,10 @@
-"""CSV of ``vpmu compare``: one line per design, side and event."""
+"""CSV of ``vpmu compare``, one line per design, side and event, and of ``vpmu list``."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from .._result import Counter, Result
 
@@ -53,4 +53,14 @@ def comparison_csv(results: Mapping[str, Result]) -> str:
             )
         if not sides:
             writer.writerow([*common, *[""] * 8, result.reason, violations])
+    return out.getvalue()
+
+
+def rows_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Rows of a list with a header line; truth values are yes and no."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([("no", "yes")[value] if isinstance(value, bool) else value for value in row])
     return out.getvalue()

@@ -1,0 +1,99 @@
+"""Instructions per turn of the four hottest loops, counted by callgrind: figures that noise cannot move.
+
+    python benchmarks/instructions.py            compare with instructions.json; exit status 1 if one has grown by over 5 %
+    python benchmarks/instructions.py --write    write instructions.json
+
+Each loop runs twice with different lengths in a process of its own; the difference of the two counts is what the added turns
+cost, start-up and all else cancelled. The figures belong to one compiler and one instruction set, which are noted beside them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+MOST = 1.05
+RECORD = Path(__file__).with_name("instructions.json")
+
+PRELUDE = """
+import dataclasses, sys
+import numpy as np
+import vpmu
+from vpmu._plan import Trace
+from vpmu._scenario import plan
+from vpmu_core.machine import Machine
+n = int(sys.argv[1])
+fio = vpmu.workload("fio-4k-read")
+one = dataclasses.replace(fio, exits=tuple(e for e in fio.exits if e.reason == "EPT_MISCONFIG"))
+live = "stat:instructions,cycles,ref-cycles," + ",".join(["branches", "branch-misses", "cache-references", "cache-misses"] * 2)
+def planned(seconds):
+    return plan(vpmu.Scenario(cpu="emeraldrapids", design="mediated,scope=every-exit", workload=one, guest_perf=(live,), seconds=seconds))
+def run(planned, engine):
+    machine = Machine(planned, engine)
+    while not machine.advance():
+        pass
+    return sum(machine.result()["exits"])
+"""
+#: Of each loop: lengths of the two runs, and what prints the number of turns.
+LOOPS = {
+    "lazy: a drawn exit": ((1, 11), "print(run(planned(n), 'lazy'))"),
+    "lazy: a replayed exit": (
+        (10_000, 210_000),
+        "trace = Trace(np.full(n, 30_000), np.zeros(n, np.uint16), np.full(n, 900), np.zeros(n, int), False)\n"
+        "print(run(dataclasses.replace(planned(1), trace=trace, end=60_000 * n), 'lazy'))",
+    ),
+    "stepwise: a full switch of 11 live counters": (
+        (1, 3),
+        "base = planned(1)\nprint(run(dataclasses.replace(base, end=base.end * n // 20), 'stepwise'))",
+    ),
+    "Pmu.execute: RDMSR": (
+        (10_000, 110_000),
+        "ops = np.zeros(n, vpmu.OP_DTYPE)\nops['address'] = 0x38F\nvpmu.Pmu(vpmu.cpu('sapphirerapids')).execute(ops)\nprint(n)",
+    ),
+}
+
+
+def count(script: str, length: int) -> tuple[int, int]:
+    """Turns and instructions of a whole process."""
+    valgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable, "-c"]
+    environment = os.environ | {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*valgrind, PRELUDE + script, str(length)], capture_output=True, text=True, env=environment, check=False
+    )
+    collected = re.search(r"Collected : (\d+)", done.stderr)
+    if done.returncode or collected is None:
+        raise SystemExit(f"callgrind failed: {done.stderr[-500:]}")
+    return int(done.stdout.split()[-1]), int(collected[1])
+
+
+def main(arguments: list[str]) -> int:
+    """Count, and compare or write."""
+    if shutil.which("valgrind") is None:
+        print("valgrind is not installed (apt-get install valgrind)", file=sys.stderr)
+        return 2
+    compiler = subprocess.run(["cc", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    figures = {}
+    for name, ((short, long), script) in LOOPS.items():
+        (few, least), (many, most) = count(script, short), count(script, long)
+        figures[name] = round((most - least) / (many - few), 2)
+    if arguments == ["--write"]:
+        RECORD.write_text(json.dumps({"compiler": compiler, "instructions": figures}, indent=2) + "\n")
+        return 0
+    record = json.loads(RECORD.read_text())
+    if record["compiler"] != compiler:
+        print(f"recorded with {record['compiler']}, this is {compiler}: nothing is compared")
+    grown = 0
+    for name, now in figures.items():
+        before = record["instructions"][name]
+        grown += now > MOST * before
+        print(f"{name}: {before} -> {now} instructions{' GROWN' if now > MOST * before else ''}")
+    return 1 if grown and record["compiler"] == compiler else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
