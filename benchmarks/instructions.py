@@ -1,10 +1,10 @@
 """Instructions per turn of the four hottest loops, counted by callgrind: figures that noise cannot move.
 
-    python benchmarks/instructions.py            compare with instructions.json; exit status 1 if one has grown by over 5 %
+    python benchmarks/instructions.py            compare with instructions.json; status 1 if one has grown by over 5 %
     python benchmarks/instructions.py --write    write instructions.json
 
-Each loop runs twice with different lengths in a process of its own; the difference of the two counts is what the added turns
-cost, start-up and all else cancelled. The figures belong to one compiler and one instruction set, which are noted beside them.
+Each loop runs twice with different lengths in a process of its own; the difference of the two counts is what the added
+turns cost, start-up and all else cancelled. The figures belong to one compiler, which is noted beside them.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ from vpmu_core.machine import Machine
 n = int(sys.argv[1])
 fio = vpmu.workload("fio-4k-read")
 one = dataclasses.replace(fio, exits=tuple(e for e in fio.exits if e.reason == "EPT_MISCONFIG"))
-live = "stat:instructions,cycles,ref-cycles," + ",".join(["branches", "branch-misses", "cache-references", "cache-misses"] * 2)
+four = ["branches", "branch-misses", "cache-references", "cache-misses"]
+live = "stat:instructions,cycles,ref-cycles," + ",".join(four * 2)
+design = "mediated,scope=every-exit"
 def planned(seconds):
-    return plan(vpmu.Scenario(cpu="emeraldrapids", design="mediated,scope=every-exit", workload=one, guest_perf=(live,), seconds=seconds))
+    given = {"workload": one, "guest_perf": (live,), "seconds": seconds}
+    return plan(vpmu.Scenario(cpu="emeraldrapids", design=design, **given))
 def run(planned, engine):
     machine = Machine(planned, engine)
     while not machine.advance():
@@ -53,7 +56,8 @@ LOOPS = {
     ),
     "Pmu.execute: RDMSR": (
         (10_000, 110_000),
-        "ops = np.zeros(n, vpmu.OP_DTYPE)\nops['address'] = 0x38F\nvpmu.Pmu(vpmu.cpu('sapphirerapids')).execute(ops)\nprint(n)",
+        "ops = np.zeros(n, vpmu.OP_DTYPE)\nops['address'] = 0x38F\n"
+        "vpmu.Pmu(vpmu.cpu('sapphirerapids')).execute(ops)\nprint(n)",
     ),
 }
 

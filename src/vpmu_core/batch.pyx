@@ -8,7 +8,7 @@ from libc.string cimport memcpy, memset
 
 from vpmu_core._types cimport NEVER, uint32_t, uint64_t
 from vpmu_core.hostperf cimport read_host_events
-from vpmu_core.lazy cimport fast_forward, kind_t, lazy_t, summary_t
+from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
 from vpmu_core.machine cimport SLICE, Machine, begin, finish
 from vpmu_core.random cimport derive_seed, instant_of, sfc64_seed, stream_t
 from vpmu_core.state cimport (
@@ -234,8 +234,8 @@ cdef class Template:
         begin(m)
         if self.skips:
             memset(&w.lazy.key, 0, sizeof(w.lazy.key))
-            memset(w.lazy.kind, 0, self.machine.n_exits * sizeof(kind_t))
             w.lazy.summaries = <uint32_t>self.machine.n_exits
+            forget(&w.lazy)
             w.lazy.pause = 0
             w.lazy.next_pause = 1
             m.lazy = &w.lazy

@@ -9,7 +9,7 @@ cdef enum:  # usable_t
     EVENTFUL = 2
 
 cdef struct kind_t:  # what the loop over skipped exits needs of a kind, and leaves
-    uint64_t busy  # cycles from exit to entry, without idling and, in a trace, without handling
+    uint64_t busy  # cycles from exit to entry, without idling and, in a trace, without handling; NEVER: not to be skipped
     uint64_t idle
     uint64_t skipped  # exits of the running jump
     uint32_t usable
@@ -56,4 +56,5 @@ cdef struct lazy_t:
     uint32_t pause  # exits to let pass before the next attempt
     uint32_t next_pause
 
+cdef void forget(lazy_t *lazy) noexcept nogil
 cdef void fast_forward(machine_t *m) noexcept nogil

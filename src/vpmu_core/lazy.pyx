@@ -25,6 +25,15 @@ cdef uint64_t MOST_REGULAR = 1 << 40  # the same where their number costs nothin
 cdef uint32_t LONGEST_PAUSE = 64
 
 
+cdef void forget(lazy_t *lazy) noexcept nogil:
+    """No kind's summary holds any more."""
+    cdef uint32_t i
+    for i in range(lazy.summaries):
+        lazy.kind[i].usable = UNKNOWN
+        lazy.kind[i].busy = NEVER
+        lazy.kind[i].skipped = 0
+
+
 cdef inline bint _uneventful(const machine_t *m) noexcept nogil:
     return (
         m.in_guest and m.phase == PHASE_RUN and m.pmi_arrival == NEVER and not m.vector_pending and not m.pmi_requested
@@ -127,6 +136,7 @@ cdef void _summarise(machine_t *m, uint32_t kind) noexcept nogil:
         and _advanced(&m.ideal, &copy.ideal, &s.counted_ideally)
     ):
         k.usable = EVENTFUL
+        k.busy = NEVER
         return
     for i in range(ACTIVITIES):
         s.clock[i] = copy.clock[i] - m.clock[i]
@@ -155,6 +165,7 @@ cdef void _summarise(machine_t *m, uint32_t kind) noexcept nogil:
         k.idle = e.idle
         if e.idle and not s.may_idle:
             k.usable = EVENTFUL
+            k.busy = NEVER
 
 
 cdef inline uint64_t _by_task(const machine_t *m, uint32_t kind, uint64_t handling) noexcept nogil:
@@ -243,15 +254,11 @@ cdef uint64_t _skip_drawn(machine_t *m, course_t *course, uint64_t budget) noexc
     while skipped < budget:
         k = &lazy.kind[kind]
         work = at.work + left
-        running = at.running + left + k.busy
-        if work >= at.most_work:
-            break
-        if k.usable != SKIPPABLE:
-            if k.usable == UNKNOWN:
+        running = at.running + left + k.busy  # beyond every bound if the kind cannot be skipped
+        if work >= at.most_work or running >= at.most_running or running + at.idle + k.idle >= at.end:
+            if k.usable == UNKNOWN and work < at.most_work:
                 _summarise(m, kind)
                 continue
-            break
-        if running >= at.most_running or running + at.idle + k.idle >= at.end:
             break
         at.work = work
         at.running = running
@@ -433,7 +440,6 @@ cdef void fast_forward(machine_t *m) noexcept nogil:
     cdef lazy_t *lazy = <lazy_t *>m.lazy
     cdef state_key_t key
     cdef uint64_t skipped, total = 0
-    cdef uint32_t i
     if lazy.pause:
         lazy.pause -= 1
         return
@@ -441,8 +447,7 @@ cdef void fast_forward(machine_t *m) noexcept nogil:
         _read_key(m, &key)
         if memcmp(&key, &lazy.key, sizeof(state_key_t)) != 0:
             lazy.key = key
-            for i in range(lazy.summaries):
-                lazy.kind[i].usable = UNKNOWN
+            forget(lazy)
         skipped = _skip(m)
         if skipped == 0:
             break

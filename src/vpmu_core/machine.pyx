@@ -7,7 +7,7 @@ from libc.string cimport memcpy, memset
 from vpmu_core._types cimport NEVER, int64_t, uint16_t, uint32_t, uint64_t
 from vpmu_core.guestperf cimport pmi_handler, read_out, set_up
 from vpmu_core.hostperf cimport read_host_events
-from vpmu_core.lazy cimport fast_forward, kind_t, lazy_t, summary_t
+from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
 from vpmu_core.msr cimport reset
 from vpmu_core.unit cimport FIXED_SLOT, NO_EVENT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS
 from vpmu_core.random cimport logarithm_table, sfc64_seed, sfc64_t, stream_t
@@ -115,6 +115,7 @@ cdef class Machine:
         self.lazy.copy = <machine_t *>calloc(1, sizeof(machine_t))
         if self.lazy.summary == NULL or self.lazy.kind == NULL or self.lazy.copy == NULL:
             raise MemoryError
+        forget(&self.lazy)
         self.lazy.next_pause = 1
         self.m.lazy = &self.lazy
         self.m.fast_forward = fast_forward
