@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import vpmu
 import vpmu_core.random
 from vpmu import testing
-from vpmu._plan import Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream
+from vpmu._plan import Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
 from vpmu._scenario import plan
 from vpmu.reference import machine as slow
 from vpmu_core.machine import Machine
@@ -172,6 +172,30 @@ def test_lazy_and_stepwise_agree_on_random_plans(planned, longer):
     """Every field of the result, over every design: skipping must not show."""
     planned = dataclasses.replace(planned, end=planned.end * longer if planned.end > 1 else 1)
     assert fast(planned, "lazy") == fast(planned)
+
+
+@st.composite
+def traces(draw: st.DrawFn) -> Trace:
+    """A short trace of the three kinds of :func:`plans`, with handling and idle times of its own."""
+    n = draw(st.integers(1, 60))
+    random = np.random.default_rng(draw(st.integers(0, 1 << 32)))
+    most, repeat = draw(st.sampled_from([3, 50, 3_000, 40_000])), draw(st.booleans())
+    return Trace(
+        gap=random.integers(1 if repeat else 0, most, n),
+        kind=random.integers(0, 3, n).astype(np.uint16),
+        handling=random.integers(0, most, n),
+        idle=np.where(random.random(n) < 0.2, random.integers(0, most, n), 0),
+        repeat=repeat,
+    )
+
+
+@given(plans(), traces())
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+def test_all_machines_agree_on_random_traces(planned, trace):
+    if planned.design == "bare-metal":
+        return  # has no exits
+    planned = dataclasses.replace(planned, trace=trace)
+    assert fast(planned, "lazy") == fast(planned) == slow.run(planned)
 
 
 @pytest.mark.parametrize("design", DESIGNS)

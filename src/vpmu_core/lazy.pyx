@@ -280,37 +280,49 @@ cdef uint64_t _skip_traced(machine_t *m, course_t *course, uint64_t budget) noex
     """Skip exits of a trace, which have handling and idle times of their own."""
     cdef lazy_t *lazy = <lazy_t *>m.lazy
     cdef course_t at = course[0]
-    cdef uint64_t work, running, handling, overlap, skipped = 0
+    cdef uint64_t left = m.left, handling = m.next_handling, idle = m.next_idle
+    cdef uint64_t work, running, overlap = 0, skipped = 0, position = m.trace_position
+    cdef uint32_t kind = m.next_kind
     cdef summary_t *s
     cdef kind_t *k
     while skipped < budget:
-        k = &lazy.kind[m.next_kind]
-        work = at.work + m.left
-        if work >= at.most_work:
-            break
-        if k.usable != SKIPPABLE:
-            if k.usable == UNKNOWN:
-                _summarise(m, m.next_kind)
+        k = &lazy.kind[kind]
+        s = &lazy.summary[kind]
+        work = at.work + left
+        overlap = _overlap(m, s, handling) if s.refused else 0
+        running = at.running + left + k.busy + handling - overlap
+        if work >= at.most_work or running >= at.most_running or running + at.idle + idle >= at.end:
+            if k.usable == UNKNOWN and work < at.most_work:
+                _summarise(m, kind)
                 continue
             break
-        s = &lazy.summary[m.next_kind]
-        handling = m.next_handling
-        overlap = _overlap(m, s, handling)
-        running = at.running + m.left + k.busy + handling - overlap
-        if running >= at.most_running or running + at.idle + m.next_idle >= at.end:
-            break
-        if m.next_idle and not s.may_idle:
+        if idle and not s.may_idle:
             break
         at.work = work
         at.running = running
-        at.idle += m.next_idle
+        at.idle += idle
         s.handled += handling
-        s.by_task += _by_task(m, m.next_kind, handling)
+        s.by_task += _by_task(m, kind, handling)
         s.saved += overlap
         k.skipped += 1
         skipped += 1
-        draw_work(m)
+        if position == m.trace.n:
+            # The end, or from the start again.
+            m.trace_position = position
+            draw_work(m)
+            position = m.trace_position
+            left, handling, idle, kind = m.left, m.next_handling, m.next_idle, m.next_kind
+            if left >= NEVER:
+                break
+            continue
+        left = m.trace.gap[position]
+        kind = m.trace.kind[position]
+        handling = m.trace.handling[position]
+        idle = m.trace.idle[position]
+        position += 1
     course[0] = at
+    m.trace_position = position
+    m.left, m.next_kind, m.next_handling, m.next_idle = left, kind, handling, idle
     return skipped
 
 
