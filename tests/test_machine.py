@@ -17,14 +17,10 @@ from vpmu.reference import machine as slow
 from vpmu_core.machine import Machine
 
 DESIGNS = (
-    "none",
-    "bare-metal",
-    "emulated",
+    *vpmu.designs(),  # a new one is tested as soon as it has its name
     "emulated,reuse=false",
-    "mediated",
     "mediated,scope=every-exit",
     "mediated,sequence=linux-7.0-no-elision",
-    "dedicated",
 )
 ALL_EVENTS = "instructions,cycles,ref-cycles,branches,branch-misses,cache-references,cache-misses"
 

@@ -1,6 +1,6 @@
 # cython: freethreading_compatible=True, boundscheck=False, wraparound=False
 """The PMU of one logical CPU."""
-from cpython.long cimport PyLong_CheckExact
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from libc.string cimport memset
 
 from vpmu_core._types cimport uint32_t, uint64_t
@@ -117,7 +117,7 @@ cdef class Pmu:
             For a number out of range, and for what is no integer.
         """
         cdef uint64_t value = 0
-        cdef uint32_t address = _integer(msr, 32, "msr")
+        cdef uint32_t address = _address(msr, "msr")
         cdef fault code = read_msr(&self.unit, address, &value)
         if code:
             raise _fault(self.model, code, address, None)
@@ -140,7 +140,7 @@ cdef class Pmu:
         OverflowError, TypeError
             For a number out of range, and for what is no integer.
         """
-        cdef uint32_t address = _integer(msr, 32, "msr")
+        cdef uint32_t address = _address(msr, "msr")
         cdef uint64_t number = _integer(value, 64, "value")
         cdef fault code = write_msr(&self.unit, address, number)
         if code:
@@ -171,7 +171,7 @@ cdef class Pmu:
             For a cpl above 3, a number out of range, and for what is no integer.
         """
         cdef uint64_t value = 0
-        cdef uint32_t number = _integer(ecx, 32, "ecx")
+        cdef uint32_t number = _address(ecx, "ecx")
         cdef fault code = read_pmc(&self.unit, number, privilege(cpl), cr4_pce or not cr0_pe, &value)
         if code:
             raise GeneralProtectionFault(number, None, _REASONS[code], "RDPMC")
@@ -448,6 +448,17 @@ cdef object _fault(object cpu, fault code, uint32_t msr, object value):
     name = msr_name(cpu, msr)
     reason = _REASONS[code]
     return GeneralProtectionFault(msr, value, f"{name}: {reason}" if name else reason)
+
+
+cdef inline uint32_t _address(object value, str name) except? 0xFFFFFFFF:
+    # The quick way for what nearly every access has.
+    cdef int overflow = 0
+    cdef long long number
+    if PyLong_CheckExact(value):
+        number = PyLong_AsLongLongAndOverflow(value, &overflow)
+        if not overflow and 0 <= number < <long long>1 << 32:
+            return <uint32_t>number
+    return _integer(value, 32, name)
 
 
 cdef inline object _integer(object value, int bits, str name):
