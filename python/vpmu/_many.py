@@ -166,6 +166,11 @@ def _fill(rows: npt.NDArray[np.void], raw: npt.NDArray[np.uint64], guests: int) 
         rows[name][:, : values.shape[1]] = values
 
 
+def _cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _pieces(n: int) -> Iterator[slice]:
     return (slice(start, min(start + _ROWS_AT_ONCE, n)) for start in range(0, n, _ROWS_AT_ONCE))
 
@@ -204,7 +209,7 @@ def simulate_many(
     """
     if engine not in ("lazy", "stepwise"):
         raise UnknownName("engine", engine, ("lazy", "stepwise"))
-    workers = len(os.sched_getaffinity(0)) if threads is None else threads
+    workers = _cpus() if threads is None else threads
     if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= 1024:
         raise ScenarioError(f"threads {threads!r} must be an integer from 1 to 1024")
     if isinstance(scenarios, Scenario):
