@@ -282,6 +282,36 @@ def test_blocking_that_takes_no_time_of_its_own(design, free):
     check_identities(result)
 
 
+@pytest.mark.parametrize("free", [True, False])
+@pytest.mark.parametrize("design", ["emulated", "mediated", "dedicated"])
+def test_blocking_exits_of_a_trace(design, free):
+    """Every other exit blocks, and only blocking makes the host switch the vCPU's events out and in."""
+    planned = directed(
+        design, gap=20, wall=0, emulates=False, skid=2, costs=None if free else {}, events=[(1, 0), (1, 100_003)]
+    )
+    n = 400
+    idle = np.arange(n) % 2 * 5
+    trace = Trace(np.full(n, 20), np.zeros(n, np.uint16), np.full(n, 7), idle, repeat=True)
+    planned = dataclasses.replace(planned, trace=trace, end=400_000)
+    result = fast(planned)
+    assert result == fast(planned, "lazy") == slow.run(planned)
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2])
+def test_recorded_times_of_refused_fastpaths(kind):
+    """With instructions counted a fastpath exit takes at least what the slow path does, whatever was recorded."""
+    planned = directed("mediated", gap=500, wall=0, emulates=True, skid=2, costs={}, events=[(0, 0)])
+    least = planned.costs["fastpath_refused"]
+    n = 300
+    handling = np.array([0, 1, least - 1, least, least + 1, 3 * least])[np.arange(n) % 6]
+    trace = Trace(np.full(n, 3_000), np.zeros(n, np.uint16), handling, np.zeros(n, np.int64), repeat=True)
+    exits = (dataclasses.replace(planned.exits[0], kind=kind), planned.exits[1])
+    planned = dataclasses.replace(planned, exits=exits, trace=trace, end=6_000_000)
+    result = fast(planned)
+    assert result["refused"] == (0 if kind else sum(result["exits"]))
+    assert result == fast(planned, "lazy") == slow.run(planned)
+
+
 def test_overflow_instants_by_counting_cycle_by_cycle():
     """Semantics, rule 22: jumping to an overflow and looking at every cycle find the same instants."""
     scenario = vpmu.Scenario(

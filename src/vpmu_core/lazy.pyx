@@ -358,12 +358,8 @@ cdef uint64_t _skip_regular(machine_t *m, course_t *at, uint64_t budget) noexcep
     stream.due[stream.pending] = at.work + m.left
     high = min(at.most_work, at.work + min(at.most_running - at.running, NEVER - at.work))
     for i in range(stream.n):
-        k = &lazy.kind[stream.kind[i]]
-        if stream.due[i] < high:
-            if k.usable == UNKNOWN:
-                _summarise(m, stream.kind[i])
-            if k.usable == EVENTFUL:
-                high = stream.due[i]
+        if stream.due[i] < high and lazy.kind[stream.kind[i]].usable == UNKNOWN:
+            _summarise(m, stream.kind[i])
     low = at.work  # all exits up to here fit, none of those from ``high`` on
     if high > low and not _fits(m, at, low, budget):
         high = low
