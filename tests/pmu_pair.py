@@ -6,20 +6,8 @@ import copy
 import pickle
 
 import numpy as np
-from pmu_strategies import (
-    ALL_ONES,
-    BITS,
-    MSRS,
-    Dice,
-    counter_write,
-    counting,
-    indices,
-    outcome,
-    say,
-    selector_address,
-    settings_of,
-    usual_msrs,
-)
+from pmu_histories import counter_write, counting, selector_address, settings_of
+from pmu_strategies import ALL_ONES, BITS, MSRS, Dice, indices, outcome, say, usual_msrs
 
 import vpmu
 import vpmu.reference

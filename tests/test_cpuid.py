@@ -454,3 +454,18 @@ def test_a_damaged_dump_is_a_model_or_one_error(text, at, junk):
     with contextlib.suppress(vpmu.VpmuError):
         cpu = vpmu.CpuModel.from_cpuid(damaged)
         assert all(0 <= value < 1 << 32 for key in DUMPED for value in cpu.cpuid(*key))
+
+
+@pytest.mark.parametrize("version", range(1, 7))
+@pytest.mark.parametrize("ecx", [0, 0b1000, 0b1101])
+@pytest.mark.parametrize("contiguous", [1, 3])
+def test_fixed_counters_of_a_dump(version, ecx, contiguous):
+    """KVM selftests, pmu_counters_test: EDX[4:0] counts them from version 2 on, ECX is a bitmap from version 5 on."""
+    dump = (
+        "CPUID 00000000: 0000000D-756E6547-6C65746E-49656E69\n"
+        "CPUID 00000001: 00050654-00000800-7FFEFBFF-BFEBFBFF\n"
+        f"CPUID 0000000A: 073005{version:02X}-00000000-{ecx:08X}-{0x600 | contiguous:08X}\n"
+    )
+    counted = (1 << contiguous) - 1 if version >= 2 else 0
+    expected = counted | (ecx if version >= 5 else 0)
+    assert vpmu.CpuModel.from_cpuid(dump, like="skylake").fixed_mask == expected

@@ -6,7 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
-from pmu_strategies import ALL_ONES, BITS, MSRS, counter_write, drawn_model, indices, outcome, selector_address
+from pmu_histories import counter_write, selector_address
+from pmu_strategies import ALL_ONES, BITS, MSRS, drawn_model, indices, outcome
 
 import vpmu
 import vpmu.reference

@@ -1,0 +1,145 @@
+"""Plans of short runs, drawn at random or directed at what random ones meet once in thousands."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from hypothesis import strategies as st
+
+import vpmu
+from vpmu._plan import Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
+from vpmu._scenario import plan
+
+DESIGNS = (
+    *vpmu.designs(),  # a new one is tested as soon as it has its name
+    "emulated,reuse=false",
+    "mediated,scope=every-exit",
+    "mediated,sequence=linux-7.0-no-elision",
+)
+
+
+def regular(n: int, gaps: list[int]) -> st.SearchStrategy[tuple[int, ...]]:
+    """Rates of n slots with regular arrivals, or none."""
+    rate = st.sampled_from(gaps).flatmap(lambda gap: st.integers((1 << 48) // (gap + 1), -(-(1 << 48) // gap)))
+    return st.just(()) | st.tuples(*[rate] * n)
+
+
+@st.composite
+def plans(draw) -> Plan:
+    """Random plans; a good part of them directed at edges: rate 0, share 0 and all, long skid, gap and cost 0."""
+    design = draw(st.sampled_from(DESIGNS))
+    tight = draw(st.booleans())  # costs and gaps of a few cycles, so that things happen in the same one
+    cpu = vpmu.cpu(draw(st.sampled_from(["emeraldrapids", "icelake", "skylake"])))
+    low, high = sorted(draw(st.tuples(*[st.sampled_from([0, 1, 2] if tight else [0, 1, 40, 600, 5000])] * 2)))
+    cpu = dataclasses.replace(cpu, skid=vpmu.Skid(low, high))
+    base = plan(vpmu.Scenario(cpu=cpu, design=design, workload="fio-4k-read", guest_perf=(), seconds="0.0001"))
+    rate = st.sampled_from([0, 1 << 20, 1 << 31, 1 << 32, 5 << 32, 16 << 32]) | st.integers(0, 1 << 34)
+    rates = (*(tuple(draw(rate) for _ in range(9)) for _ in range(6)), (0,) * 9)
+    costs = {
+        name: draw(st.sampled_from([0, 0, 1, 2] if tight else [value, value, 0, 1, 3 * value]))
+        for name, value in base.costs.items()
+    }
+    kinds = tuple(
+        PlannedExit(
+            f"KIND{i}",
+            draw(st.integers(0, 2)),
+            draw(st.sampled_from([0, 3])),
+            draw(st.booleans()),
+            draw(st.sampled_from([0, 1, 2] if tight else [0, 300, 900, 30000])),
+            draw(st.sampled_from([0, 0, 0, 3] if tight else [0, 0, 0, 5000])),
+        )
+        for i in range(3)
+    )
+    gap = st.sampled_from([1, 2, 3, 10] if tight else [0, 1, 700, 4000, 40000])
+    full = 0xFFFFFFFF
+    hosted = design != "bare-metal"
+    work_rates = draw(regular(2, [1, 3, 10] if tight else [1, 700, 4000, 40000]))
+    work = Stream(draw(gap) * hosted, (full, 1 << 31), (0, 0), (0, 1), work_rates)
+    wall_gap = draw(st.sampled_from([0, 17, 100] if tight else [0, 9000, 70000]))
+    wall = Stream(wall_gap * hosted, (full,), (0,), (2,), draw(regular(1, [17, 100] if tight else [9000, 70000])))
+    if draw(st.booleans()):
+        kinds = (*kinds[:2], dataclasses.replace(kinds[2], handling=0, idle=0))
+    owns = design in ("bare-metal", "dedicated")
+    guest = cpu if owns else base.guest_cpu
+    places = [i for i in range(8) if guest.gp_mask >> i & 1] + [32 + i for i in range(4) if guest.fixed_mask >> i & 1]
+    chosen = draw(st.lists(st.sampled_from(places), unique=True, max_size=5)) if design != "none" else []
+    codes = {0xC0: 0, 0x3C: 1, 0x13C: 3, 0x4F2E: 4, 0x412E: 5, 0xC4: 6, 0xC5: 7}
+    guest_events = []
+    for place in chosen:
+        code = draw(st.sampled_from(sorted(codes)))
+        event = codes[code] if place < 32 else {32: 0, 33: 1, 34: 2, 35: 8}[place]
+        code = code if place < 32 else {32: 0xC0, 33: 0x3C, 34: 0x300, 35: 0x1A4}[place]
+        user, kernel = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
+        period = draw(st.sampled_from([0, 1, 2, 300, 5000, 100003]))
+        selector = code | user << 16 | kernel << 17 | 1 << 20
+        guest_events.append(PlannedGuestEvent(event, selector, place, user, kernel, period))
+    host_events = []
+    for _ in range(draw(st.sampled_from([0, 0, 1, 2, 6]))) if design != "bare-metal" else ():
+        code = draw(st.sampled_from(sorted(codes)))
+        user, kernel = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
+        side = draw(st.sampled_from([(True, False), (False, True), (False, False)]))
+        gp = draw(st.sampled_from([cpu.gp_mask, cpu.gp_mask, 0x3, 0x1]))
+        if design == "dedicated":
+            gp = 0
+        fixed = {0xC0: 1, 0x3C: 2}.get(code, 0) if design != "dedicated" else 0
+        host_events.append(PlannedHostEvent(codes[code], code, gp, fixed, user, kernel, *side))
+    return dataclasses.replace(
+        base,
+        end=draw(st.sampled_from([1, 300, 5000] if tight else [1, 5000, 120000])),
+        user_share=draw(st.sampled_from([0, 1, 1 << 31, 1 << 32, 3000000000])),
+        rates=rates,
+        costs=costs,
+        exits=kinds,
+        work=work,
+        wall=wall,
+        seeds={name: (draw(st.integers(0, 2**64 - 1)), 7, i) for i, name in enumerate(("work", "wall", "skid"))},
+        guest_events=tuple(guest_events),
+        host_events=tuple(host_events),
+    )
+
+
+@st.composite
+def traces(draw: st.DrawFn) -> Trace:
+    """A short trace of the three kinds of :func:`plans`, with handling and idle times of its own."""
+    n = draw(st.integers(1, 60))
+    random = np.random.default_rng(draw(st.integers(0, 1 << 32)))
+    most, repeat = draw(st.sampled_from([3, 50, 3_000, 40_000])), draw(st.booleans())
+    return Trace(
+        gap=random.integers(1 if repeat else 0, most, n),
+        kind=random.integers(0, 3, n).astype(np.uint16),
+        handling=random.integers(0, most, n),
+        idle=np.where(random.random(n) < 0.2, random.integers(0, most, n), 0),
+        repeat=repeat,
+    )
+
+
+def every(gap: int) -> tuple[int, ...]:
+    """The rate of regular exits with a gap of whole cycles."""
+    return (-(-(1 << 48) // gap),) if gap else ()
+
+
+def directed(
+    design: str, *, gap: int, wall: int, emulates: bool, skid: int, costs: dict[str, int] | None, **events
+) -> Plan:
+    """One kind of exit at regular gaps; every event at one occurrence per cycle; costs 0 unless given."""
+    cpu = dataclasses.replace(vpmu.cpu("emeraldrapids"), skid=vpmu.Skid(skid, skid))
+    base = plan(vpmu.Scenario(cpu=cpu, design=design, workload="fio-4k-read", guest_perf=(), seconds="0.0001"))
+    one = (1 << 32,) * 9
+    full = 0xFFFFFFFF
+    return dataclasses.replace(
+        base,
+        user_share=1 << 32,
+        rates=(one,) * 6 + ((0,) * 9,),
+        costs={name: 0 if costs is None else costs.get(name, value) for name, value in base.costs.items()},
+        exits=(
+            PlannedExit("IO_INSTRUCTION", 1, 3, emulates, 0, 0),
+            PlannedExit("EXTERNAL_INTERRUPT", 1, 0, False, 0, 0),
+        ),
+        work=Stream(gap, (full,), (0,), (0,), every(gap)),
+        wall=Stream(wall, (full,), (0,), (1,), every(wall)),
+        guest_events=tuple(
+            PlannedGuestEvent(event, (0xC0 if event == 0 else 0x3C) | 3 << 16 | 1 << 20, counter, True, True, period)
+            for counter, (event, period) in enumerate(events["events"])
+        ),
+    )
