@@ -9,7 +9,7 @@ from vpmu_core.unit cimport (
 )
 from vpmu_core.counting cimport host_activity, host_advance, spend, tally
 from vpmu_core.state cimport (
-    COST_HOST_NMI, COST_PERF_CREATE, COST_PERF_ENABLE, COST_PERF_GUEST_CONTEXT, COST_PERF_PAUSE, COST_PERF_PERIOD,
+    COST_HOST_NMI, COST_PERF_CREATE, COST_PERF_ENABLE, COST_PERF_PAUSE, COST_PERF_PERIOD,
     COST_PERF_RELEASE, COST_PERF_RESCHED_EVENT, COST_PERF_TASK_SWITCH, COST_RDMSR, COST_RDPMC, COST_WRMSR,
     COST_WRMSR_LVTPC, HOST_ACTIVE, HOST_ERROR, HOST_OFF, MAX_HOST_EVENTS, OP_RDMSR, OP_RDPMC, OP_WRMSR_COUNTER,
     OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_HOST, host_event_t, machine_t,
@@ -196,22 +196,18 @@ cdef void place_host_events(machine_t *m) noexcept nogil:
 cdef void host_events_out(machine_t *m) noexcept nogil:
     """perf_load_guest_context(): host events leave, and the window begins."""
     cdef uint32_t active = _in_state(m, HOST_ACTIVE, False)
-    spend(m, COST_PERF_GUEST_CONTEXT)
     m.displaced = active
     if active:
         _bracket(m, active, 0, NULL, -1, False, True)
-    m.blind = True
 
 
 cdef void host_events_in(machine_t *m) noexcept nogil:
     """perf_put_guest_context(): host events return, and the window ends."""
     cdef int8_t slots[MAX_HOST_EVENTS]
-    spend(m, COST_PERF_GUEST_CONTEXT)
     if m.displaced:
         _assign(m, m.displaced, slots)
         _bracket(m, 0, m.displaced, slots, -1, True, False)
         m.displaced = 0
-    m.blind = False
 
 
 cdef void read_host_events(machine_t *m) noexcept nogil:

@@ -20,7 +20,8 @@ cdef struct summary_t:  # what one exit of a kind does, found by running it once
     uint64_t saved  # of these, part of what a refused fastpath takes anyway
     uint64_t clock[ACTIVITIES]  # cycles, handling and idle apart
     uint64_t wall  # their sum
-    uint64_t ops[ORIGINS][OP_CLASSES]
+    uint64_t ops[ORIGINS][OP_CLASSES]  # but those of ``runs``
+    uint64_t runs[2]  # loads, puts
     uint64_t spent[SPENT]
     uint64_t switches
     uint64_t refused

@@ -147,6 +147,8 @@ cdef void _summarise(machine_t *m, uint32_t kind) noexcept nogil:
     for i in range(SPENT):
         s.spent[i] = copy.spent[i] - m.spent[i]
     s.switches = copy.switches - m.switches
+    s.runs[0] = copy.runs[PHASE_RUN][0] - m.runs[PHASE_RUN][0]
+    s.runs[1] = copy.runs[PHASE_RUN][1] - m.runs[PHASE_RUN][1]
     s.refused = copy.refused - m.refused
     # One cycle of handling shows whose clock pays for it, one of idling whether blocking does anything.
     _exit_on_copy(m, copy, e, 1, 0)
@@ -229,6 +231,8 @@ cdef void _add_summary(machine_t *m, const summary_t *s, uint64_t n) noexcept no
     m.spent[SPENT_HANDLING] += s.handled
     m.spent[COST_FASTPATH_REFUSED] -= s.saved
     m.switches += n * s.switches
+    m.runs[PHASE_RUN][0] += n * s.runs[0]
+    m.runs[PHASE_RUN][1] += n * s.runs[1]
     m.refused += n * s.refused
     _add_emulated(&m.hardware, s.counted, n)
     _add_emulated(&m.ideal, s.counted_ideally, n)

@@ -4,19 +4,20 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from vpmu_core._types cimport NEVER, int64_t, uint16_t, uint32_t, uint64_t
+from vpmu_core._types cimport ALL_ONES, NEVER, int64_t, uint16_t, uint32_t, uint64_t
 from vpmu_core.guestperf cimport pmi_handler, read_out, set_up
 from vpmu_core.hostperf cimport read_host_events
 from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
 from vpmu_core.msr cimport reset
-from vpmu_core.unit cimport FIXED_SLOT, NO_EVENT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS
+from vpmu_core.unit cimport FIXED_SLOT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS
 from vpmu_core.random cimport logarithm_table, sfc64_seed, sfc64_t, stream_t
-from vpmu_core.counting cimport meter, running_clock
+from vpmu_core.counting cimport meter, rate_slots, running_clock
 from vpmu_core.state cimport (
     ACTIVITIES, CAUSES, CAUSE_NONE, HOST_ACTIVE, MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASES,
     PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, design_t, guest_event_t,
-    host_event_t, machine_t, planned_exit_t,
+    host_event_t, machine_t, planned_exit_t, program_t,
 )
+from vpmu_core.switchprogram cimport compile_end, compile_step, price_programs, tally_switches
 from vpmu_core.timeline cimport run, start
 
 from importlib import import_module
@@ -41,7 +42,8 @@ cdef void begin(machine_t *m) noexcept nogil:
     m.pmi_arrival = NEVER
     for i in range(SLOTS):
         m.vcpu[i].event = -1
-        m.rated_event[i] = NO_EVENT
+    rate_slots(m)
+    price_programs(m)
     m.phase = PHASE_SETUP
     start(m)
     set_up(m)
@@ -148,6 +150,10 @@ cdef class Machine:
         reset(&m.ideal, &self.guest_file.file)
         m.ideal_instructions = 1 << FIXED_SLOT  # fixed counter 0
         width, full = model.gp_width, model.full_width_writes
+        for slot in range(SLOTS):
+            if m.guest.slots >> slot & 1:
+                m.guest_lane[slot] = ALL_ONES
+                m.guest_event_bytes |= <uint64_t>0xFF << 8 * slot if slot < 8 else 0
         m.guest_max_period = (1 << (width - 1 if full else 31)) - 1
 
     cdef const void *_column(self, values, dtype) except? NULL:
@@ -252,12 +258,15 @@ cdef class Machine:
         m.reuse = plan.options.get("reuse", True)
         m.list_entry = plan.global_ctrl_in_exit_list
         if plan.sequence is not None:
-            load, put = plan.sequence.programs()
-            m.loads, m.puts = len(load), len(put)
-            for i, (operation, flags) in enumerate(load):
-                m.load[i].operation, m.load[i].flags = operation, flags
-            for i, (operation, flags) in enumerate(put):
-                m.put[i].operation, m.put[i].flags = operation, flags
+            self._compile(&self.load, plan.sequence.programs()[0])
+            self._compile(&self.put, plan.sequence.programs()[1])
+            m.load, m.put = &self.load, &self.put
+
+    cdef _compile(self, program_t *program, steps):
+        memset(program, 0, sizeof(program_t))
+        for operation, flags in steps:
+            compile_step(program, &self.m, operation, flags)
+        compile_end(program)
 
     def advance(self):
         """Run for one slice, at most some tens of milliseconds.
@@ -290,6 +299,7 @@ cdef class Machine:
         if copy == NULL:
             raise MemoryError
         try:
+            tally_switches(&self.m)
             memcpy(copy, &self.m, sizeof(machine_t))
             out = self._totals(&self.m)
             exits = [self.m.exit_count[i] for i in range(self.n_exits)]
@@ -298,6 +308,7 @@ cdef class Machine:
             out["host"] = [self._host(&copy.host_event[i]) for i in range(len(self.plan.host_events))]
             with nogil:
                 finish(copy)
+                tally_switches(copy)
             # The copy shares the arrays: exit counts and regular arrivals.
             for column, before in zip(self.regular, regular, strict=True):
                 column[...] = before

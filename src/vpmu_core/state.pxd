@@ -7,7 +7,9 @@ cdef enum:
     MAX_GUEST_EVENTS = 12  # 8 GP + 4 fixed
     MAX_OWN_HOST_EVENTS = 12  # the host's own
     MAX_HOST_EVENTS = 24  # the host's own, then those that back guest counters
-    MAX_STEPS = 64
+    LANES = 12  # GP_LANES + FIXED_LANES
+    NOTHING_COUNTED = 1 << 31  # no machine has a counter there
+    MAX_BLOCKS = 66  # of a switch program: 64 steps, the end, and one that stays open
 
 cdef enum:  # activity
     GUEST_USER = 0
@@ -205,9 +207,39 @@ cdef struct pmi_tally_t:
     uint64_t lost
     uint64_t skid_past_exit
 
-cdef struct step_t:  # one operation of a switch program
-    uint16_t operation
-    uint16_t flags
+cdef struct block_t:  # of a compiled switch program: register operations, then a point in time (switching.pxd)
+    uint8_t point
+    uint8_t registers  # whether it has any
+    uint8_t status_flags
+    uint8_t fixed_ctr_ctrl  # flag of the operation, 0 if none
+    uint16_t flags  # of a loop over GP counters
+    uint16_t fixed_flags  # of a loop over fixed counters
+    uint16_t rdmsr  # unconditional accesses
+    uint16_t rdpmc
+    uint16_t wrmsr
+
+cdef struct straight_t:  # all blocks of a program in one, for when nobody could notice the time between them
+    block_t registers
+    uint8_t possible  # not if two blocks access the same register, or more than one point is of a kind
+    uint8_t global_ctrl_zero
+    uint8_t lvtpc  # point of LVTPC, 0 if none
+    uint8_t perf  # point of host perf, 0 if none
+    uint8_t registers_first  # registers come before that point
+
+cdef struct program_t:  # one load or one put, compiled for the guest's counters
+    block_t block[MAX_BLOCKS]  # all 0 at first
+    uint32_t blocks
+    straight_t straight
+    uint32_t rdmsr  # unconditional accesses of a run
+    uint32_t rdpmc
+    uint32_t counters
+    uint32_t selectors
+    uint32_t globals_
+    uint32_t lvtpc
+    uint32_t contexts  # perf_load_guest_context(), perf_put_guest_context()
+    uint32_t passed_rdmsr  # while it is compiled: of these, already passed
+    uint32_t passed_rdpmc
+    uint32_t passed_wrmsr
 
 ctypedef machine_s machine_t
 ctypedef void (*reaction_t)(machine_t *m) noexcept nogil
@@ -242,8 +274,9 @@ cdef struct machine_s:
     # hardware
     pmu_t hardware
     uint64_t hardware_rate[ACTIVITIES][SLOTS]  # rate of the event that each slot counts
-    uint8_t rated_event[SLOTS]  # events for which hardware_rate holds
-    uint64_t scratch[SLOTS]
+    uint64_t rated_events  # events of the first eight slots for which hardware_rate holds, a byte each
+    uint64_t counted_rate[3][LANES]  # guest user, kernel, handler: hardware_rate of enabled slots, else 0; GP, then fixed
+    uint32_t counted[3]  # slots for which counted_rate holds; NOTHING_COUNTED if none
     # the guest's PMU as software keeps it, and as it should be
     pmu_t guest
     pmu_t ideal
@@ -292,10 +325,12 @@ cdef struct machine_s:
     bint ledger_stale  # what backs the guest counters has changed since the last entry
     uint32_t counting_instructions  # slots, KVM pmc_counting_instructions
     vcpu_counter_t vcpu[SLOTS]
-    step_t load[MAX_STEPS]
-    step_t put[MAX_STEPS]
-    int loads
-    int puts
+    const program_t *load
+    const program_t *put
+    uint64_t block_cycles[2][MAX_BLOCKS]  # of load and put: what the unconditional accesses of each block take
+    uint64_t straight_cycles[2][2]  # likewise, those up to the point of host perf and the rest
+    uint64_t guest_lane[SLOTS]  # all ones where the guest has a counter
+    uint64_t guest_event_bytes  # the same, a byte for each of the first eight
     # perf
     guest_event_t guest_event[MAX_GUEST_EVENTS]
     int guest_events
@@ -312,6 +347,7 @@ cdef struct machine_s:
     uint64_t pmu_exits[PMU_EXITS]
     uint64_t host_interrupts
     uint64_t switches
+    uint64_t runs[PHASES][2]  # loads and puts whose unconditional accesses are not in ops and spent yet
     uint64_t refused
     uint64_t handlers
     uint64_t reprograms

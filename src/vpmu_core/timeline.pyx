@@ -3,7 +3,7 @@
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
 from vpmu_core.counting cimport apply_ideal, guest_segment, host_activity, host_advance, running_clock, spend
 from vpmu_core.unit cimport LVTPC_MASKED, enabled, width_mask
-from vpmu_core.random cimport draw_gap, draw_kind, next_regular
+from vpmu_core.random cimport draw_gap, draw_kind, next_regular, stream_t
 from vpmu_core.state cimport (
     CAUSE_EMULATED_INSTRUCTION, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, COST_INTERRUPT_EXIT, COST_MSR_EMULATION,
     COST_MSR_LIST_ENTRY, COST_PMI_INJECTION, COST_VM_ENTRY, COST_VM_EXIT, EFFECT_ACCESS, EFFECT_NMI, EFFECT_NONE,
@@ -51,31 +51,39 @@ cdef void _deliver_to_guest(machine_t *m) noexcept nogil:
 
 # -- exits ------------------------------------------------------------------------------------------------------------
 
-cdef void draw_work(machine_t *m) noexcept nogil:
-    """The next exit of the workload: gap, kind, times."""
-    cdef uint64_t i
+cdef void _take_work(machine_t *m) noexcept nogil:
+    """The next exit of a trace, or of regular arrivals."""
+    cdef uint64_t i = m.trace_position
     if m.trace.gap != NULL:
-        if m.trace_position == m.trace.n and m.trace.repeat:
-            m.trace_position = 0
-        i = m.trace_position
+        if i == m.trace.n and m.trace.repeat:
+            i = 0
         if i == m.trace.n:
             m.left = NEVER
             return
-        m.trace_position += 1
+        m.trace_position = i + 1
         m.left = m.trace.gap[i]
         m.next_kind = m.trace.kind[i]
         m.next_handling = m.trace.handling[i]
         m.next_idle = m.trace.idle[i]
-        return
-    if m.work_stream.mean_gap == 0:
+    elif m.work_stream.mean_gap == 0:
         m.left = NEVER
-        return
-    if m.work_stream.rate != NULL:
+    else:
         m.left = next_regular(&m.work_stream) - m.work
         m.next_kind = m.work_stream.kind[m.work_stream.pending]
-    else:
-        m.left = draw_gap(&m.work_stream)
-        m.next_kind = draw_kind(&m.work_stream)
+        m.next_handling = m.exits[m.next_kind].handling
+        m.next_idle = m.exits[m.next_kind].idle
+
+
+cdef void draw_work(machine_t *m) noexcept nogil:
+    """The next exit of the workload: gap, kind, times."""
+    cdef stream_t stream
+    if m.trace.gap != NULL or m.work_stream.mean_gap == 0 or m.work_stream.rate != NULL:
+        _take_work(m)
+        return
+    stream = m.work_stream
+    m.left = draw_gap(&stream)
+    m.next_kind = draw_kind(&stream)
+    m.work_stream.generator = stream.generator
     m.next_handling = m.exits[m.next_kind].handling
     m.next_idle = m.exits[m.next_kind].idle
 
@@ -223,7 +231,7 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
     Handler code is spent on ``cost``.
     """
     cdef uint64_t d
-    cdef bint left_alone
+    cdef bint left_alone, undisturbed
     cdef planned_exit_t *wall
     while True:
         if m.stopped or (running_clock(m) > 2 * m.end and not m.finishing):
@@ -261,6 +269,7 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
         d = min(d, m.pmi_arrival - m.wall)
         if not left_alone:
             d = min(d, m.next_wall - running_clock(m))
+        undisturbed = kind == WORK and d == cycles and m.pmi_arrival == NEVER and cycles < m.next_wall - running_clock(m)
         d = guest_segment(m, kind, d)
         cycles -= d
         if kind == HANDLER:
@@ -269,6 +278,8 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
         if kind == WORK and m.wall >= m.end:
             m.ended = True
             return cycles
+        if undisturbed and cycles == 0 and m.pmi_arrival == NEVER:
+            return 0
 
 
 cdef void start(machine_t *m) noexcept nogil:
