@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from vpmu_core.traceindex import CHUNK, sum_chunks
 
 from ._cpu import CpuModel
 from ._events import EVENTS
@@ -88,6 +91,40 @@ class Trace:
     handling: npt.NDArray[np.int64]
     idle: npt.NDArray[np.int64]
     repeat: bool
+
+    def chunks(self, userspace: tuple[bool, ...], kernel: int) -> tuple[npt.NDArray[Any], ...]:
+        """Sums over chunks of exits, made once for all machines that replay the trace: for the lazy engine.
+
+        Parameters
+        ----------
+        userspace : tuple of bool
+            Whether each exit kind ends in user space.
+        kernel : int
+            Cycles of such an exit's handling that are the kernel's.
+
+        Returns
+        -------
+        tuple of ndarray
+            Gaps, shape (chunks,); exits, handling, user space's part of it and idle, shape (chunks, kinds).
+        """
+        made: dict[tuple[tuple[bool, ...], int], tuple[npt.NDArray[Any], ...]] = self.__dict__.setdefault("_chunks", {})
+        key = (userspace, kernel)
+        if key not in made:
+            n = self.gap.size // CHUNK
+            by_kind = (n, len(userspace))
+            sums = (
+                np.empty(n, np.uint64),
+                np.empty(by_kind, np.uint32),
+                np.empty(by_kind, np.uint64),
+                np.empty(by_kind, np.uint64),
+                np.empty(by_kind, np.uint64),
+            )
+            gap, handling, idle = (np.ascontiguousarray(c, np.int64) for c in (self.gap, self.handling, self.idle))
+            kind = np.ascontiguousarray(self.kind, np.uint16)
+            sum_chunks(gap, kind, handling, idle, np.array(userspace, np.uint8), kernel, *sums)
+            made.clear()  # other costs, other CPU: the last ones are enough
+            made[key] = sums
+        return made[key]
 
 
 @dataclass(frozen=True)

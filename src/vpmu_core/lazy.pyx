@@ -14,10 +14,12 @@ from vpmu_core.counting cimport advance_to_now, refresh_rates
 from vpmu_core.state cimport (
     ACTIVITIES, BLIND, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, EFFECT_NONE, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER,
     HOST_TASK, HYPERVISOR, IDLE, MAX_GUEST_EVENTS, MAX_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASE_RUN, SPENT, SPENT_HANDLING,
-    SPENT_IDLE, USERSPACE, guest_event_t, host_event_t, machine_t, planned_exit_t, pmi_tally_t, vcpu_counter_t,
+    SPENT_IDLE, USERSPACE, guest_event_t, host_event_t, machine_t, planned_exit_t, pmi_tally_t, trace_t,
+    vcpu_counter_t,
 )
 from vpmu_core.random cimport draw_gap, draw_kind, instant_of, next_regular, stream_t
 from vpmu_core.timeline cimport draw_work, vm_exit
+from vpmu_core.traceindex cimport CHUNK
 
 cdef uint64_t MOST_AT_ONCE = 1 << 19  # exits of one jump: a few milliseconds
 cdef uint64_t MOST_SKIPPED = 1 << 16  # exits between two looks at the counters
@@ -280,6 +282,41 @@ cdef uint64_t _skip_drawn(machine_t *m, course_t *course, uint64_t budget) noexc
     return skipped
 
 
+cdef bint _skip_chunk(machine_t *m, course_t *course, uint64_t first, uint64_t left) noexcept nogil:
+    """Skip the chunk that begins with exit ``first``, of whose gap ``left`` cycles are left, if all of it can be."""
+    cdef lazy_t *lazy = <lazy_t *>m.lazy
+    cdef const trace_t *trace = &m.trace
+    cdef uint64_t at = first // CHUNK * trace.kinds, work, running, idle = course.idle
+    cdef summary_t *s
+    cdef kind_t *k
+    cdef uint32_t i
+    work = trace.chunk_gap[first // CHUNK] - (<uint64_t>trace.gap[first] - left)
+    running = course.running + work
+    work += course.work
+    if work >= course.most_work:
+        return False
+    for i in range(trace.kinds):
+        if trace.chunk_count[at + i] == 0:
+            continue
+        k = &lazy.kind[i]
+        s = &lazy.summary[i]
+        if k.usable != SKIPPABLE or s.refused or (trace.chunk_idle[at + i] and not s.may_idle):
+            return False
+        running += trace.chunk_count[at + i] * k.busy + trace.chunk_handled[at + i]
+        idle += trace.chunk_idle[at + i]
+    if running >= course.most_running or running + idle >= course.end:
+        return False
+    for i in range(trace.kinds):
+        s = &lazy.summary[i]
+        s.handled += trace.chunk_handled[at + i]
+        s.by_task += trace.chunk_by_task[at + i]
+        lazy.kind[i].skipped += trace.chunk_count[at + i]
+    course.work = work
+    course.running = running
+    course.idle = idle
+    return True
+
+
 cdef uint64_t _skip_traced(machine_t *m, course_t *course, uint64_t budget) noexcept nogil:
     """Skip exits of a trace, which have handling and idle times of their own."""
     cdef lazy_t *lazy = <lazy_t *>m.lazy
@@ -290,6 +327,18 @@ cdef uint64_t _skip_traced(machine_t *m, course_t *course, uint64_t budget) noex
     cdef summary_t *s
     cdef kind_t *k
     while skipped < budget:
+        if (
+            (position - 1) % CHUNK == 0 and (position - 1) // CHUNK < m.trace.chunks and skipped + CHUNK <= budget
+            and _skip_chunk(m, &at, position - 1, left)
+        ):
+            skipped += CHUNK
+            m.trace_position = position + CHUNK - 1
+            draw_work(m)
+            position = m.trace_position
+            left, handling, idle, kind = m.left, m.next_handling, m.next_idle, m.next_kind
+            if left >= NEVER:
+                break
+            continue
         k = &lazy.kind[kind]
         s = &lazy.summary[kind]
         work = at.work + left

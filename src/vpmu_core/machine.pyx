@@ -14,8 +14,8 @@ from vpmu_core.random cimport logarithm_table, sfc64_seed, sfc64_t, stream_t
 from vpmu_core.counting cimport meter, rate_slots, running_clock
 from vpmu_core.state cimport (
     ACTIVITIES, CAUSES, CAUSE_NONE, HOST_ACTIVE, MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASES,
-    PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, design_t, guest_event_t,
-    host_event_t, machine_t, planned_exit_t, program_t,
+    PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, USERSPACE, design_t, guest_event_t,
+    host_event_t, machine_t, planned_exit_t, program_t, trace_t,
 )
 from vpmu_core.switchprogram cimport compile_end, compile_step, price_programs, tally_switches
 from vpmu_core.timeline cimport run, start
@@ -121,6 +121,20 @@ cdef class Machine:
         self.lazy.next_pause = 1
         self.m.lazy = &self.lazy
         self.m.fast_forward = fast_forward
+        if self.plan.trace is not None:
+            self._fill_chunks(self.plan)
+
+    def _fill_chunks(self, plan):
+        cdef trace_t *trace = &self.m.trace
+        userspace = [e.kind == USERSPACE for e in plan.exits]
+        gap, count, handled, by_task, idle = plan.trace.chunks(tuple(userspace), plan.costs["handling_kernel"])
+        trace.chunk_gap = <const uint64_t *>self._column(gap, np.uint64)
+        trace.chunk_count = <const uint32_t *>self._column(count, np.uint32)
+        trace.chunk_handled = <const uint64_t *>self._column(handled, np.uint64)
+        trace.chunk_by_task = <const uint64_t *>self._column(by_task, np.uint64)
+        trace.chunk_idle = <const uint64_t *>self._column(idle, np.uint64)
+        trace.kinds = <uint32_t>len(userspace)
+        trace.chunks = len(gap)
 
     def _fill_clocks(self, plan):
         cdef machine_t *m = &self.m
