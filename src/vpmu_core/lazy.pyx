@@ -14,7 +14,7 @@ from vpmu_core.counting cimport advance_to_now, refresh_rates
 from vpmu_core.state cimport (
     ACTIVITIES, BLIND, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, EFFECT_NONE, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER,
     HOST_TASK, HYPERVISOR, IDLE, MAX_GUEST_EVENTS, MAX_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASE_RUN, SPENT, SPENT_HANDLING,
-    SPENT_IDLE, USERSPACE, guest_event_t, host_event_t, machine_t, planned_exit_t, pmi_tally_t, vcpu_counter_t,
+    SPENT_IDLE, USERSPACE, controls_t, guest_event_t, host_event_t, machine_t, planned_exit_t, pmi_tally_t, vcpu_counter_t,
 )
 from vpmu_core.random cimport draw_gap, draw_kind, instant_of, next_regular, stream_t
 from vpmu_core.timeline cimport draw_work, vm_exit
@@ -60,6 +60,7 @@ cdef void _read_key(const machine_t *m, state_key_t *key) noexcept nogil:
     key.host_events = m.host_events
     key.ledger_stale = m.ledger_stale
     key.blind = m.blind
+    key.denied = m.denied
     for slot in range(SLOTS):
         key.nonzero |= <uint32_t>(m.hardware.counter[slot] != 0) << slot
 
@@ -92,6 +93,7 @@ cdef bint _only_time_passed(const machine_t *m, const machine_t *after) noexcept
         and m.counting_instructions == after.counting_instructions and m.host_events == after.host_events
         and m.host_placed == after.host_placed and m.host_fixed_ctr_ctrl == after.host_fixed_ctr_ctrl
         and m.blocked == after.blocked and m.displaced == after.displaced
+        and m.denied == after.denied and memcmp(&m.loaded, &after.loaded, sizeof(controls_t)) == 0
         and m.reprograms == after.reprograms and m.creates == after.creates
         and memcmp(m.vcpu, after.vcpu, SLOTS * sizeof(vcpu_counter_t)) == 0
         and memcmp(m.guest_event, after.guest_event, MAX_GUEST_EVENTS * sizeof(guest_event_t)) == 0
@@ -105,6 +107,7 @@ cdef void _exit_on_copy(
 ) noexcept nogil:
     memcpy(copy, m, sizeof(machine_t))
     copy.next_wall = NEVER
+    copy.filter_due = NEVER
     vm_exit(copy, e.kind, e.cpl, e.emulates, handling, idle, EFFECT_NONE, NULL)
 
 
@@ -406,7 +409,7 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
     course.running = m.wall - course.idle
     course.most_work = m.work + min(horizon, NEVER - m.work)
     course.most_running = m.next_wall
-    course.end = m.end
+    course.end = min(m.end, m.filter_due)
     if m.work + m.left >= course.most_work:
         return 0
     if m.trace.gap != NULL:

@@ -12,7 +12,7 @@ from vpmu_core.unit cimport FIXED_LANES, FIXED_SLOT, GP_LANES, LVTPC_MASKED, LVT
 from vpmu_core.counting cimport host_activity, host_advance, spend, tally
 from vpmu_core.state cimport (
     COST_RDMSR, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC, OP_RDMSR, OP_RDPMC, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL,
-    OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_HYPERVISOR, machine_t, step_t,
+    OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_HYPERVISOR, controls_t, machine_t, step_t,
 )
 from vpmu_core.timeline cimport check_arrival
 
@@ -54,6 +54,7 @@ cdef inline void _loop(machine_t *m, uint16_t flags, ops_t *ops, int first, int 
     """
     cdef pmu_t *hardware = &m.hardware
     cdef pmu_t *guest = &m.guest
+    cdef const controls_t *loaded = &m.loaded
     cdef uint32_t members = guest.slots & (((<uint32_t>1 << lanes) - 1) << first)
     cdef uint64_t n = <uint64_t>lanes if all_lanes else <uint64_t>popcount32(members)
     cdef uint64_t writes = 0, selectors = 0, mine, old, new
@@ -83,20 +84,20 @@ cdef inline void _loop(machine_t *m, uint16_t flags, ops_t *ops, int first, int 
         for slot in range(first, first + lanes):
             mine = ALL_ONES if all_lanes else 0 - <uint64_t>(members >> slot & 1)
             old = hardware.selector[slot]
-            hardware.selector[slot] = old ^ ((old ^ guest.selector[slot]) & mine)
+            hardware.selector[slot] = old ^ ((old ^ loaded.selector[slot]) & mine)
         if memcmp(&hardware.event[first], &guest.event[first], lanes) != 0:
             for slot in range(first, first + lanes):
                 if members >> slot & 1:
                     hardware.event[slot] = guest.event[slot]
-        hardware.local[0] = (hardware.local[0] & ~members) | (guest.local[0] & members)
-        hardware.local[1] = (hardware.local[1] & ~members) | (guest.local[1] & members)
-        hardware.interrupt = (hardware.interrupt & ~members) | (guest.interrupt & members)
+        hardware.local[0] = (hardware.local[0] & ~members) | (loaded.local[0] & members)
+        hardware.local[1] = (hardware.local[1] & ~members) | (loaded.local[1] & members)
+        hardware.interrupt = (hardware.interrupt & ~members) | (loaded.interrupt & members)
         ops.selectors += n
     elif flags & LOOP_SELECTOR_ZERO:
         # ``event`` stays: nothing reads it while the counter is off, and the next load finds it in place.
         for slot in range(first, first + lanes):
             mine = ALL_ONES if all_lanes else 0 - <uint64_t>(members >> slot & 1)
-            selectors += (guest.selector[slot] & mine) != 0
+            selectors += (loaded.selector[slot] & mine) != 0
             hardware.selector[slot] &= ~mine
         hardware.local[0] &= ~members
         hardware.local[1] &= ~members
@@ -105,12 +106,12 @@ cdef inline void _loop(machine_t *m, uint16_t flags, ops_t *ops, int first, int 
 
 
 cdef inline void _load_fixed_ctr_ctrl(machine_t *m, bint zero) noexcept nogil:
-    # What each field enables is known from the guest's own copy; host perf's fields are 0 in the window.
+    # What each field enables is known from the copy that is loaded; host perf's fields are 0 in the window.
     cdef uint32_t gp = 0xFFFF
-    m.hardware.fixed_ctr_ctrl = 0 if zero else m.guest.fixed_ctr_ctrl
-    m.hardware.local[0] = (m.hardware.local[0] & gp) | (0 if zero else m.guest.local[0] & ~gp)
-    m.hardware.local[1] = (m.hardware.local[1] & gp) | (0 if zero else m.guest.local[1] & ~gp)
-    m.hardware.interrupt = (m.hardware.interrupt & gp) | (0 if zero else m.guest.interrupt & ~gp)
+    m.hardware.fixed_ctr_ctrl = 0 if zero else m.loaded.fixed_ctr_ctrl
+    m.hardware.local[0] = (m.hardware.local[0] & gp) | (0 if zero else m.loaded.local[0] & ~gp)
+    m.hardware.local[1] = (m.hardware.local[1] & gp) | (0 if zero else m.loaded.local[1] & ~gp)
+    m.hardware.interrupt = (m.hardware.interrupt & gp) | (0 if zero else m.loaded.interrupt & ~gp)
 
 
 cdef void _write_lvtpc(machine_t *m, uint64_t value) noexcept nogil:
@@ -154,7 +155,7 @@ cdef void _run_program(machine_t *m, const step_t *steps, int n) noexcept nogil:
             if flags == FIXED_CTR_CTRL_GUEST:
                 ops.selectors += 1
                 _load_fixed_ctr_ctrl(m, False)
-            elif flags == FIXED_CTR_CTRL_ZERO or m.guest.fixed_ctr_ctrl:
+            elif flags == FIXED_CTR_CTRL_ZERO or m.loaded.fixed_ctr_ctrl:
                 ops.selectors += 1
                 _load_fixed_ctr_ctrl(m, True)
         elif operation == GLOBAL_CTRL_ZERO:

@@ -2,13 +2,15 @@
 """The time line of one logical CPU: PMIs, exits and guest code (docs/machine.md, sections 3 to 6)."""
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
 from vpmu_core.counting cimport apply_ideal, guest_segment, host_activity, host_advance, running_clock, spend
+from vpmu_core.eventfilter cimport change_filter
 from vpmu_core.unit cimport LVTPC_MASKED, enabled, width_mask
 from vpmu_core.random cimport draw_gap, draw_kind, next_regular
 from vpmu_core.state cimport (
-    CAUSE_EMULATED_INSTRUCTION, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, COST_INTERRUPT_EXIT, COST_MSR_EMULATION,
-    COST_MSR_LIST_ENTRY, COST_PMI_INJECTION, COST_VM_ENTRY, COST_VM_EXIT, EFFECT_ACCESS, EFFECT_NMI, EFFECT_NONE,
-    EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, FASTPATH, HANDLER, HOST_TASK, IDLE, KERNEL, SPENT_HANDLING, SPENT_IDLE,
-    STOPPED_NO_PROGRESS, USERSPACE, WORK, access_t, design_t, guest_event_t, machine_t, planned_exit_t,
+    CAUSE_EMULATED_INSTRUCTION, CAUSE_FILTERED, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, COST_INTERRUPT_EXIT,
+    COST_MSR_EMULATION, COST_MSR_LIST_ENTRY, COST_PMI_INJECTION, COST_VM_ENTRY, COST_VM_EXIT, EFFECT_ACCESS,
+    EFFECT_KICK, EFFECT_NMI, EFFECT_NONE, EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, FASTPATH, HANDLER, HOST_TASK, IDLE,
+    KERNEL, SPENT_HANDLING, SPENT_IDLE, STOPPED_NO_PROGRESS, USERSPACE, WORK, access_t, design_t, guest_event_t,
+    machine_t, planned_exit_t,
 )
 
 
@@ -140,7 +142,7 @@ cdef void _retire(machine_t *m, int cpl) noexcept nogil:
             e = &m.guest_event[i]
             if e.active and different >> e.slot & 1:
                 if wanted >> e.slot & 1:
-                    e.losses[CAUSE_EMULATED_INSTRUCTION] += 1
+                    e.losses[CAUSE_FILTERED if m.denied >> e.slot & 1 else CAUSE_EMULATED_INSTRUCTION] += 1
                 else:
                     e.gains[CAUSE_EMULATED_INSTRUCTION] += 1
 
@@ -189,12 +191,16 @@ cdef void vm_exit(
         request_guest_pmi(m)
     elif effect == EFFECT_NMI:
         design.nmi(m)
+    elif effect == EFFECT_KICK:
+        spend(m, COST_INTERRUPT_EXIT)
     if emulates:
         _retire(m, cpl)
     check_arrival(m)
     # A request makes KVM leave its fastpath loop (kvm_vcpu_exit_request()).
     if kind != FASTPATH or m.reprogram or m.pmi_requested:
         _due_interrupts(m)
+        if m.wall >= m.filter_due and kind != FASTPATH and not m.finishing:
+            change_filter(m)
         if m.vector_pending:
             m.vector_pending = False
             spend(m, COST_INTERRUPT_EXIT)
@@ -247,6 +253,11 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
             _draw_wall(m)
             vm_exit(m, wall.kind, wall.cpl, wall.emulates, wall.handling, wall.idle, EFFECT_NONE, NULL)
             continue
+        if m.wall >= m.filter_due and not m.finishing:
+            # kvm_make_all_cpus_request(): the interrupt that makes the vCPU look at its requests.
+            m.pmu_exits[EXIT_EXTERNAL_INTERRUPT] += 1
+            vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_KICK, NULL)
+            continue
         d = cycles
         if kind == WORK:
             if m.wall >= m.end:
@@ -261,6 +272,8 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
         d = min(d, m.pmi_arrival - m.wall)
         if not left_alone:
             d = min(d, m.next_wall - running_clock(m))
+        if not m.finishing:
+            d = min(d, m.filter_due - m.wall)
         d = guest_segment(m, kind, d)
         cycles -= d
         if kind == HANDLER:
