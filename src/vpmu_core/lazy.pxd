@@ -26,6 +26,7 @@ cdef struct summary_t:  # what one exit of a kind does, found by running it once
     uint64_t refused
     uint32_t counted  # hardware slots that the emulated instruction advances
     uint32_t counted_ideally
+    uint32_t filtered  # guest events for whose denied counter the emulated instruction is lost
     int handling_activity  # who pays for handling: hypervisor or blind
     bint may_idle  # blocking changes nothing either
 
