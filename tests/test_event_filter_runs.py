@@ -10,7 +10,7 @@ from machine_plans import directed
 from test_machine import check_identities, fast
 
 import vpmu
-from vpmu._plan import PlannedGuestEvent
+from vpmu._plan import PlannedGuestEvent, Stream
 from vpmu._scenario import plan
 from vpmu.reference import machine as slow
 
@@ -65,6 +65,12 @@ def exact(planned):
     """Without exits that emulate instructions, so that every design counts exactly what it is allowed to."""
     exits = tuple(dataclasses.replace(e, emulates=False) for e in planned.exits)
     return dataclasses.replace(planned, exits=exits, user_share=1 << 32)
+
+
+def set_up(planned) -> int:
+    """Wall cycles until guest perf is ready: without exits, all that is not workload."""
+    alone = fast(dataclasses.replace(planned, work=Stream(0, (), (), ()), end=2_000_000))
+    return alone["w"] - sum(alone["clocks"][:2])
 
 
 # -- Linux's pmu_event_filter_test -----------------------------------------------------------------------------------
@@ -160,7 +166,7 @@ def test_kvm_6_10_changes_in_every_part_of_an_exit(design):
     """In guest mode it kicks the vCPU; in host mode the request is found before the next entry."""
     seen = set()
     planned = directed(design, gap=4001, wall=0, emulates=False, skid=2, costs={}, events=[(1, 0), (0, 0)])
-    ready = fast(dataclasses.replace(planned, end=1))["w"]
+    ready = set_up(planned)
     denied, allowed = Filter("deny", [0x3C]).planned(), Filter("deny", []).planned()
     for at in range(ready + 20_000, ready + 28_000, 250):
         changes = ((at, denied), (at + 300_000, allowed))
@@ -170,6 +176,28 @@ def test_kvm_6_10_changes_in_every_part_of_an_exit(design):
         assert 100_000 < cycles["losses"].pop("filtered") < 300_000
         assert set(cycles["losses"]) | set(instructions["losses"]) <= {"not_scheduled", "emulated_instruction"}
     assert seen in ({0, 1}, {1, 2}, {0, 1, 2})  # kicks for two changes
+
+
+def test_fastpath_exits_leave_a_change_to_a_kick():
+    """Even those that end because an emulated instruction wants its counter reprogrammed."""
+    planned = directed("emulated", gap=4001, wall=0, emulates=True, skid=2, costs={}, events=[(0, 0)])
+    planned = dataclasses.replace(
+        planned, exits=(dataclasses.replace(planned.exits[0], kind=0, handling=3000), planned.exits[1])
+    )
+    ready = set_up(planned)
+    for at in range(ready + 20_000, ready + 40_000, 250):
+        changes = ((at, Filter("deny", [0x3C]).planned()),)
+        result = agreed(dataclasses.replace(planned, end=at + 60_000, filter_changes=changes))
+        assert result["pmu_exits"]["EXTERNAL_INTERRUPT"] == 1
+
+
+@pytest.mark.parametrize("design", FILTERED)
+def test_the_read_out_makes_no_changes(design):
+    planned = directed(design, gap=4001, wall=0, emulates=True, skid=2, costs={}, events=[(0, 0), (1, 0)])
+    planned = dataclasses.replace(planned, end=900_000)
+    result = agreed(planned)
+    for at in range(result["w"], result["w"] + 30_000, 1500):
+        assert result == agreed(dataclasses.replace(planned, filter_changes=((at + 1, Filter("allow").planned()),)))
 
 
 @pytest.mark.parametrize("design", FILTERED)
@@ -351,3 +379,10 @@ def test_a_longer_run_goes_on_from_a_shorter_one():
         result = machine.result()
         result.pop("stray_counts")
         assert result == fast(planned)
+
+
+def test_the_ledger_knows_the_causes_of_the_machine():
+    from vpmu._result import CAUSES
+    from vpmu_core.machine import CAUSE_NAMES
+
+    assert CAUSE_NAMES[1:] == tuple(CAUSES)
