@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 import vpmu
-from vpmu._plan import Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
+from vpmu._plan import Plan, PlannedExit, PlannedFilter, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
 from vpmu._scenario import plan
 
 DESIGNS = (
@@ -23,6 +23,28 @@ def regular(n: int, gaps: list[int]) -> st.SearchStrategy[tuple[int, ...]]:
     """Rates of n slots with regular arrivals, or none."""
     rate = st.sampled_from(gaps).flatmap(lambda gap: st.integers((1 << 48) // (gap + 1), -(-(1 << 48) // gap)))
     return st.just(()) | st.tuples(*[rate] * n)
+
+
+@st.composite
+def filters(draw, codes: list[int], end: int) -> tuple[PlannedFilter | None, tuple[tuple[int, PlannedFilter], ...]]:
+    """An event filter or none, and changes of it at instants around the run's, often several in one exit."""
+    if draw(st.booleans()):
+        return None, ()
+    code = st.sampled_from(codes or [0xC0]) | st.just(0)
+    entry = st.builds(
+        lambda code, mask, exclude: code & 0xFF | (code & mask << 8) | mask << 56 | exclude << 55,
+        code,
+        st.sampled_from([0xFF, 0xFF, 0, 1, 0x7C]),
+        st.booleans(),
+    )
+    made = st.builds(
+        lambda allow, entries, fixed: vpmu.EventFilter(int(not allow), entries, fixed, masked=True).planned(),
+        st.booleans(),
+        st.lists(entry, max_size=4),
+        st.integers(0, 15),
+    )
+    instants = draw(st.lists(st.sampled_from([0, 1, 2]) | st.integers(0, end + end // 4), max_size=5))
+    return draw(st.none() | made), tuple((at, draw(made)) for at in sorted(instants))
 
 
 @st.composite
@@ -84,9 +106,14 @@ def plans(draw) -> Plan:
             gp = 0
         fixed = {0xC0: 1, 0x3C: 2}.get(code, 0) if design != "dedicated" else 0
         host_events.append(PlannedHostEvent(codes[code], code, gp, fixed, user, kernel, *side))
+    end = draw(st.sampled_from([1, 300, 5000] if tight else [1, 5000, 120000]))
+    filtered = design.startswith(("emulated", "mediated"))
+    first, changes = draw(filters([entry.selector & 0xFFFF for entry in guest_events], end)) if filtered else (None, ())
     return dataclasses.replace(
         base,
-        end=draw(st.sampled_from([1, 300, 5000] if tight else [1, 5000, 120000])),
+        end=end,
+        event_filter=first,
+        filter_changes=changes,
         user_share=draw(st.sampled_from([0, 1, 1 << 31, 1 << 32, 3000000000])),
         rates=rates,
         costs=costs,

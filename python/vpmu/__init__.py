@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ._designs import design as design
     from ._designs import designs as designs
     from ._errors import EventFileError as EventFileError
+    from ._errors import EventFilterError as EventFilterError
     from ._errors import GeneralProtectionFault as GeneralProtectionFault
     from ._errors import RecordingError as RecordingError
     from ._errors import ScenarioError as ScenarioError
@@ -41,10 +42,13 @@ if TYPE_CHECKING:
     from ._errors import VpmuError as VpmuError
     from ._event_files import FileEvent as FileEvent
     from ._event_files import read_events as read_events
+    from ._event_filter import EventFilter as EventFilter
+    from ._event_filter import MaskedEvent as MaskedEvent
     from ._events import Event as Event
     from ._events import EventSpec as EventSpec
     from ._events import event as event
     from ._events import parse_event as parse_event
+    from ._filter_schedule import read_event_filter as read_event_filter
     from ._many import Batch as Batch
     from ._many import simulate_many as simulate_many
     from ._perf import WATCHDOG as WATCHDOG
@@ -95,6 +99,7 @@ _HOME = {
     "design": "vpmu._designs",
     "designs": "vpmu._designs",
     "EventFileError": "vpmu._errors",
+    "EventFilterError": "vpmu._errors",
     "GeneralProtectionFault": "vpmu._errors",
     "RecordingError": "vpmu._errors",
     "ScenarioError": "vpmu._errors",
@@ -102,6 +107,9 @@ _HOME = {
     "VpmuError": "vpmu._errors",
     "FileEvent": "vpmu._event_files",
     "read_events": "vpmu._event_files",
+    "EventFilter": "vpmu._event_filter",
+    "MaskedEvent": "vpmu._event_filter",
+    "read_event_filter": "vpmu._filter_schedule",
     "Event": "vpmu._events",
     "EventSpec": "vpmu._events",
     "event": "vpmu._events",

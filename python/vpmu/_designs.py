@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ._cpu import CpuModel
 from ._errors import ScenarioError, UnknownName
+from ._filter_schedule import Schedule, filter_schedule, read_event_filter, schedule_of_table, schedule_text
 from ._perf import HostEvent
 from ._plan import ACCESSES
 from ._sequences import Sequence, sequence, sequences
@@ -96,6 +98,10 @@ class Design:
         """What the machine must know."""
         return {}
 
+    def filters(self) -> Schedule:
+        """Event filters, with the second of the run from which each holds."""
+        return ()
+
     def switch(self) -> Sequence | None:
         """The switch sequence, if the design switches."""
         return None
@@ -119,11 +125,37 @@ class Design:
 
     def __str__(self) -> str:
         changed = [
-            f"{field.name}={getattr(self, field.name)}".lower()
+            f"{field.name}={_option_text(getattr(self, field.name))}"
             for field in dataclasses.fields(self)
             if getattr(self, field.name) != field.default
         ]
         return ",".join([self.name, *changed])
+
+
+def _option_text(value: object) -> str:
+    if isinstance(value, tuple):
+        return schedule_text(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class FilteredDesign(Design):
+    """Base of the designs whose selectors the hypervisor intercepts, so that it can refuse events.
+
+    Parameters
+    ----------
+    event_filter : EventFilter, str or sequence of (seconds, EventFilter)
+        What the guest may count; a filter with a time comes into force during the run, in place of the one before.
+    """
+
+    event_filter: Schedule = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "event_filter", filter_schedule(self.event_filter))
+
+    def filters(self) -> Schedule:
+        """The option."""
+        return self.event_filter
 
 
 @dataclass(frozen=True)
@@ -158,19 +190,21 @@ class BareMetal(Design):
 
 
 @dataclass(frozen=True)
-class Emulated(Design):
+class Emulated(FilteredDesign):
     """Every access traps; each guest counter is backed by a pinned, exclude_host host perf event (KVM since 2011).
 
     Parameters
     ----------
     reuse : bool
         Keep a counter's event when only its enable bit toggles (Linux since 5.6).
+    event_filter : EventFilter, str or sequence of (seconds, EventFilter)
+        What the guest may count (KVM_SET_PMU_EVENT_FILTER): other counters get no perf event.
     """
 
     name = "emulated"
     class_ = "emulated"
     summary = "every access traps, host perf events do the counting"
-    options_help = "reuse=true|false"
+    options_help = "reuse=true|false, event_filter=FILE.toml|FILTER"
     backed_by_host_events = True
     reuse: bool = True
 
@@ -180,7 +214,7 @@ class Emulated(Design):
 
 
 @dataclass(frozen=True)
-class Mediated(Design):
+class Mediated(FilteredDesign):
     """Guest state is switched into hardware around the run loop; controls stay intercepted (Linux 7.0).
 
     Parameters
@@ -189,16 +223,19 @@ class Mediated(Design):
         Where it is switched: around KVM's inner loop as merged, or at every exit.
     sequence : str
         The switch sequence, one of :func:`vpmu.sequences`.
+    event_filter : EventFilter, str or sequence of (seconds, EventFilter)
+        What the guest may count (KVM_SET_PMU_EVENT_FILTER): other counters are loaded with their enable bits clear.
     """
 
     name = "mediated"
     class_ = "mediated"
     summary = "guest state is switched into hardware around the run loop"
-    options_help = "scope=fastpath-loop|every-exit, sequence=NAME"
+    options_help = "scope=fastpath-loop|every-exit, sequence=NAME, event_filter=FILE.toml|FILTER"
     scope: str = "fastpath-loop"
     sequence: str = "linux-7.0"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.scope not in ("fastpath-loop", "every-exit"):
             raise UnknownName("switch scope", self.scope, ("fastpath-loop", "every-exit"))
         if self.sequence not in sequences():
@@ -320,3 +357,37 @@ def design(spec: str | Design) -> Design:
         else:
             arguments[key] = value
     return make(**arguments)
+
+
+def with_event_filter(spec: str, given: object, path: str) -> Design:
+    """A design of a scenario file with the file's own ``event_filter``: a table, or a file's name relative to it.
+
+    Parameters
+    ----------
+    spec : str
+    given : object
+        What the scenario file has.
+    path : str
+        The scenario file.
+
+    Returns
+    -------
+    Design
+
+    Raises
+    ------
+    EventFilterError, UnknownName, ScenarioError
+    """
+    made = design(spec)
+    if not isinstance(made, FilteredDesign):
+        takers = ", ".join(name for name in _REGISTRY if isinstance(design(name), FilteredDesign))
+        raise ScenarioError(f"{path}: design {made.name} has no event filter; those that have one: {takers}")
+    if made.event_filter:
+        raise ScenarioError(f"{path}: give event_filter as a key or in design, not both")
+    if isinstance(given, dict):
+        schedule = schedule_of_table(given, f"{path}: event_filter")
+    elif isinstance(given, str):
+        schedule = read_event_filter(os.path.join(os.path.dirname(path), given))
+    else:
+        raise ScenarioError(f"{path}: event_filter is a table or the name of a file, not {given!r}")
+    return dataclasses.replace(made, event_filter=schedule)

@@ -157,6 +157,17 @@ class PlannedHostEvent:
 
 
 @dataclass(frozen=True)
+class PlannedFilter:
+    """An event filter: masked entries by event select, and the bitmap of fixed counters."""
+
+    allow: bool
+    includes: tuple[int, ...]
+    excludes: tuple[int, ...]
+    event_bits: int
+    fixed_counter_bitmap: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything a machine needs; all integers.
 
@@ -196,6 +207,10 @@ class Plan:
         What counts for the guest are host perf events, which may find no counter.
     global_ctrl_in_exit_list : bool
         Every exit stores GLOBAL_CTRL through the VM-exit MSR list.
+    event_filter : PlannedFilter or None
+        In place before the vCPU runs.
+    filter_changes : tuple of (int, PlannedFilter)
+        Filters that replace it at these wall cycles, in their order.
     """
 
     design: str
@@ -220,3 +235,5 @@ class Plan:
     owns_hardware: bool
     backed_by_host_events: bool
     global_ctrl_in_exit_list: bool
+    event_filter: PlannedFilter | None = None
+    filter_changes: tuple[tuple[int, PlannedFilter], ...] = ()

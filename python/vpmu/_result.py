@@ -18,6 +18,7 @@ CAUSES: dict[str, str] = {
     "pmu_disabled": "host perf had its PMU disabled while it scheduled events",
     "ceded": "the host has given its PMU up",
     "host_stale": "hardware counted for a host event where its attributes exclude it",
+    "filtered": "the VM's event filter denied the event, or the fixed counter, of a guest counter",
 }
 
 _CLASSES = ("wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
@@ -41,7 +42,7 @@ class Counter:
     losses, gains : mapping of str to int
         Occurrences by cause; value = ideal - sum(losses) + sum(gains).
     flags : tuple of str
-        "exact" if and only if value == ideal; "lost", "overcounted", "never-scheduled", "hypothetical".
+        "exact" if and only if value == ideal; "lost", "overcounted", "never-scheduled", "filtered", "hypothetical".
     reason : str
         Why it is off, in a sentence; empty if it is exact.
     samples : int

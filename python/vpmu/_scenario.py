@@ -15,6 +15,7 @@ from ._costs import CostModel
 from ._cpu import CpuModel, cpu, with_costs
 from ._designs import Dedicated, Design, GuestPmu, Mediated, design
 from ._errors import ScenarioError
+from ._event_filter import EventFilter
 from ._events import CODES, EVENTS, Event, allowed_counters, parse_event, place
 from ._exits import KINDS
 from ._perf import GuestPerf, HostEvent, PerfRecord, PerfStat, parse_guest_perf, parse_host_perf
@@ -125,6 +126,7 @@ class Scenario:
         for name, cycles in self.costs.items():
             check_integer(cycles, 0, (1 << 40) - 1, f"costs: {name}")
         self.cost_model()
+        self.filter_changes()
         if self.design.has_guest_pmu:
             self.placement()
 
@@ -173,6 +175,19 @@ class Scenario:
     def placement(self) -> tuple[int, ...]:
         """Counters of the guest events: GP index, or 32 + m."""
         return place([event for event, _ in self.guest_events()], self.guest_cpu)
+
+    def filter_changes(self) -> tuple[tuple[int, EventFilter], ...]:
+        """The design's event filters, each with the wall cycle from which it holds."""
+        changes = []
+        for at, made in self.design.filters():
+            if made.vendor != self.cpu.vendor:
+                raise ScenarioError(f"an event filter for {made.vendor} does not fit {self.cpu.name}")
+            cycle = int(at * self.cpu.core_hz.value + Fraction(1, 2))
+            if cycle >= self.end_cycles:
+                length = f"{float(self.seconds or 0):g} s"
+                raise ScenarioError(f"event_filter: the change at {float(at):g} s is not before the end, {length}")
+            changes.append((cycle, made))
+        return tuple(changes)
 
     def refusal(self) -> str:
         """Why the design cannot be had; empty if it can."""
@@ -325,6 +340,8 @@ def plan(scenario: Scenario) -> Plan:
             selector = event.selector_code | event.user << 16 | event.kernel << 17 | 1 << 20
             guest_events.append(PlannedGuestEvent(event.index, selector, counter, event.user, event.kernel, period))
     costs = scenario.cost_model()
+    filters = [(at, made.planned()) for at, made in scenario.filter_changes()]
+    first = filters.pop(0)[1] if filters and not design.filters()[0][0] else None
     return Plan(
         design=design.name,
         options=design.options(),
@@ -348,6 +365,8 @@ def plan(scenario: Scenario) -> Plan:
         owns_hardware=design.owns_hardware,
         backed_by_host_events=design.backed_by_host_events,
         global_ctrl_in_exit_list=design.stores_global_ctrl(scenario.cpu, guest),
+        event_filter=first,
+        filter_changes=tuple(filters),
     )
 
 

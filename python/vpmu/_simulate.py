@@ -77,8 +77,8 @@ def simulate(
     forced = _forced(scenario, refusal)
     hypothetical = ("hypothetical",) if forced else ()
     counters = tuple(
-        _guest_counter(event.text, row, scenario, raw, hypothetical)
-        for (event, _), row in zip(scenario.guest_events(), raw["counters"], strict=True)
+        _guest_counter(event.text, on.counter, row, scenario, raw, hypothetical)
+        for (event, _), on, row in zip(scenario.guest_events(), planned.guest_events, raw["counters"], strict=True)
     )
     hosts = tuple(
         _host_counter(event, row, scenario, hypothetical)
@@ -129,8 +129,12 @@ def _flags(row: dict[str, Any], extra: tuple[str, ...]) -> tuple[str, ...]:
         flags.append("lost")
     if row["gains"]:
         flags.append("overcounted")
+    filtered = "filtered" in row["losses"]
     if ideal and not row.get("scheduled", row.get("state") == "active"):
-        flags.append("never-scheduled")
+        # A counter that the filter has never let count has not been refused by host perf.
+        flags += ["never-scheduled"] * (not filtered or "not_scheduled" in row["losses"])
+    if filtered:
+        flags.append("filtered")
     return (*flags, *extra)
 
 
@@ -142,7 +146,7 @@ def _holders(scenario: Scenario, raw: dict[str, Any]) -> str:
 
 
 def _guest_counter(
-    event: str, row: dict[str, Any], scenario: Scenario, raw: dict[str, Any], extra: tuple[str, ...]
+    event: str, place: int, row: dict[str, Any], scenario: Scenario, raw: dict[str, Any], extra: tuple[str, ...]
 ) -> Counter:
     reasons = []
     if "not_scheduled" in row["losses"]:
@@ -150,6 +154,9 @@ def _guest_counter(
             "the pinned host event that backs it found no free counter and went to ERROR, which the guest is "
             f"never told; {_holders(scenario, raw)}"
         )
+    if "filtered" in row["losses"]:
+        what = "fixed counter" if place >= 32 else "event"
+        reasons.append(f"the VM's event filter denies its {what}, which the guest is never told")
     if "emulated_instruction" in row["losses"]:
         reasons.append("instructions that the hypervisor emulated were not added to it")
     if "emulated_instruction" in row["gains"]:
@@ -239,7 +246,14 @@ def _notes(scenario: Scenario, forced: str, counters: tuple[Counter, ...], raw: 
 
 
 def _provenance(scenario: Scenario, engine: str) -> dict[str, Any]:
-    return {"vpmu": __version__, "engine": engine, "design": str(scenario.design), **scenario.to_dict()}
+    filters = [{"at": str(at), **made.to_dict()} for at, made in scenario.design.filters()]
+    return {
+        "vpmu": __version__,
+        "engine": engine,
+        "design": str(scenario.design),
+        **({"event_filter": filters} if filters else {}),
+        **scenario.to_dict(),
+    }
 
 
 def compare(

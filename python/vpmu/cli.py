@@ -19,7 +19,7 @@ from . import report
 from ._costs import COST_NAMES
 from ._cpu import cpu
 from ._cpu_listing import CPUS_NOTE, cpu_dicts
-from ._designs import GuestPmu, design, designs
+from ._designs import GuestPmu, design, designs, with_event_filter
 from ._errors import ScenarioError, UnknownName, VpmuError
 from ._listing import EVENTS_NOTE, LISTS, list_rows
 from ._perf import parse_guest_perf, parse_host_perf
@@ -106,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
         '  guest_perf = ["record:cycles:period=1000000"]\n  host_perf = []\n  seconds = 1.0\n  seed = 1\n'
         "  [costs]\n  wrmsr = 140\n"
         "A recording is [recording] with path, recorded_seconds, table, vcpus, vcpu, rates and repeat, in place of\n"
-        "workload.",
+        "workload. [event_filter] has the keys of vpmu.EventFilter (action, events, fixed_counter_bitmap, masked) and\n"
+        "tables [[event_filter.changes]] of the same with at, in seconds; or name a file of these keys, as does\n"
+        '  design = "mediated,event_filter=FILE.toml"',
     )
     run.add_argument("scenario", metavar="SCENARIO.toml")
     run.add_argument("--engine", default="lazy", metavar="E", help=f"{', '.join(ENGINES)}: same integers; lazy")
@@ -281,7 +283,7 @@ def _compare(args: argparse.Namespace) -> int:
     return 0
 
 
-_SCENARIO_KEYS = (*(field.name for field in dataclasses.fields(Scenario)), "recording")
+_SCENARIO_KEYS = (*(field.name for field in dataclasses.fields(Scenario)), "recording", "event_filter")
 _RECORDING_KEYS = ("path", "recorded_seconds", "table", "vcpus", "vcpu", "rates", "repeat")
 
 
@@ -334,6 +336,10 @@ def _scenario_file(path: str) -> Scenario:
         if isinstance(arguments.get(key, ""), (str, Recorded)):
             continue
         raise ScenarioError(f"{path}: {key} must be a name, not {arguments[key]}")
+    if "event_filter" in arguments:
+        arguments["design"] = with_event_filter(
+            arguments.get("design", "mediated"), arguments.pop("event_filter"), path
+        )
     if not isinstance(arguments.get("costs", {}), dict):
         raise ScenarioError(f"{path}: costs is a table of cycles by name ({', '.join(COST_NAMES[:3])}, …)")
     return Scenario(**arguments)

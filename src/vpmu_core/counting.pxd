@@ -39,3 +39,4 @@ cdef void advance_to_now(const machine_t *m, pmu_t *pmu, uint64_t *clock) noexce
 cdef void apply_direct(machine_t *m, access_t *a) noexcept nogil
 cdef void apply_ideal(machine_t *m, access_t *a) noexcept nogil
 cdef void meter(machine_t *m, guest_event_t *e, int reason) noexcept nogil
+cdef void meter_denied(machine_t *m) noexcept nogil

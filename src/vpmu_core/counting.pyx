@@ -12,9 +12,9 @@ from vpmu_core.unit cimport (
 from vpmu_core.random cimport sfc64_next
 from vpmu_core.state cimport (
     ACCESS_COUNTER, ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_OVF_CTRL, ACCESS_RDPMC,
-    ACCESS_SELECTOR, ACTIVITIES, CAUSE_CEDED, CAUSE_HOST_STALE, CAUSE_NOT_SCHEDULED, CAUSE_PMU_DISABLED,
-    CAUSE_WINDOW, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HANDLER, HOST_CEDED, HOST_ERROR, HOST_TASK, LANES,
-    NOTHING_COUNTED, WORK, access_t, guest_event_t, host_event_t, machine_t,
+    ACCESS_SELECTOR, ACTIVITIES, CAUSE_CEDED, CAUSE_FILTERED, CAUSE_HOST_STALE, CAUSE_NONE, CAUSE_NOT_SCHEDULED,
+    CAUSE_PMU_DISABLED, CAUSE_WINDOW, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HANDLER, HOST_CEDED, HOST_ERROR,
+    HOST_TASK, LANES, NOTHING_COUNTED, WORK, access_t, guest_event_t, host_event_t, machine_t,
 )
 
 cdef uint64_t SHORT = 1 << 26  # below this many cycles, 64-bit arithmetic counts exactly
@@ -280,6 +280,8 @@ cdef void apply_ideal(machine_t *m, access_t *a) noexcept nogil:
         m.ideal.global_ctrl = a.value
     elif a.access == ACCESS_RDPMC:
         a.ideal = m.ideal.counter[a.slot]
+    if m.filter != NULL:
+        meter_denied(m)
 
 
 cdef void apply_direct(machine_t *m, access_t *a) noexcept nogil:
@@ -312,3 +314,16 @@ cdef void meter(machine_t *m, guest_event_t *e, int reason) noexcept nogil:
         e.meter_user = enabled(&m.ideal, True) >> e.slot & 1
         e.meter_kernel = enabled(&m.ideal, False) >> e.slot & 1
         _read_clocks(m, e.meter_clock)
+
+
+cdef void meter_denied(machine_t *m) noexcept nogil:
+    """The ledger: what counters that the filter denies would have counted."""
+    cdef uint32_t denied = m.denied & (enabled(&m.ideal, True) | enabled(&m.ideal, False))
+    cdef guest_event_t *e
+    cdef int i
+    for i in range(m.guest_events):
+        e = &m.guest_event[i]
+        if e.active and denied >> e.slot & 1:
+            meter(m, e, CAUSE_FILTERED)
+        elif e.meter == CAUSE_FILTERED:
+            meter(m, e, CAUSE_NONE)

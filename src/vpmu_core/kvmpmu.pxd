@@ -3,6 +3,7 @@ from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
 from vpmu_core.unit cimport (
     EVENT_INSTRUCTIONS, FIXED_SLOT, SELECTOR_ENABLE, slots_of, write_fixed_ctr_ctrl, write_selector,
 )
+from vpmu_core.eventfilter cimport filter_slot
 from vpmu_core.state cimport (
     ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_LVTPC, ACCESS_OVF_CTRL, ACCESS_SELECTOR,
     access_t, machine_t,
@@ -17,6 +18,7 @@ cdef inline void access_registers(machine_t *m, access_t *a) noexcept nogil:
         if a.value != m.guest.selector[a.slot]:
             m.reprogram |= <uint32_t>1 << a.slot
             write_selector(&m.guest, a.slot, a.value)
+            filter_slot(m, a.slot)
     elif a.access == ACCESS_FIXED_CTR_CTRL:
         changed = a.value ^ m.guest.fixed_ctr_ctrl
         for i in range(16):
@@ -55,4 +57,4 @@ cdef inline void recompute_counting(machine_t *m, uint32_t processed) noexcept n
 
 cdef inline uint32_t counting_at(const machine_t *m, int cpl) noexcept nogil:
     # Counters that an emulated instruction must advance.
-    return m.counting_instructions & slots_of(m.guest.global_ctrl) & m.guest.local[cpl > 0]
+    return m.counting_instructions & slots_of(m.guest.global_ctrl) & m.guest.local[cpl > 0] & ~m.denied

@@ -27,6 +27,7 @@ cdef struct summary_t:  # what one exit of a kind does, found by running it once
     uint64_t refused
     uint32_t counted  # hardware slots that the emulated instruction advances
     uint32_t counted_ideally
+    uint32_t filtered  # guest events for whose denied counter the emulated instruction is lost
     int handling_activity  # who pays for handling: hypervisor or blind
     bint may_idle  # blocking changes nothing either
 
@@ -44,6 +45,7 @@ cdef struct state_key_t:  # what a summary depends on; counters only as far as t
     uint32_t nonzero
     uint32_t ideal_local[2]
     uint32_t counting_instructions
+    uint32_t denied
     int host_events
     bint ledger_stale
     bint blind

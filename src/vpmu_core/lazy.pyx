@@ -12,10 +12,10 @@ from vpmu_core.activity cimport occurrences
 from vpmu_core.unit cimport SLOTS, enabled, pmu_t, width_mask
 from vpmu_core.counting cimport advance_to_now, refresh_rates
 from vpmu_core.state cimport (
-    ACTIVITIES, BLIND, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, EFFECT_NONE, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER,
-    HOST_TASK, HYPERVISOR, IDLE, MAX_GUEST_EVENTS, MAX_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASE_RUN, SPENT, SPENT_HANDLING,
-    SPENT_IDLE, USERSPACE, guest_event_t, host_event_t, machine_t, planned_exit_t, pmi_tally_t, trace_t,
-    vcpu_counter_t,
+    ACTIVITIES, BLIND, CAUSE_FILTERED, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, EFFECT_NONE, GUEST_HANDLER,
+    GUEST_KERNEL, GUEST_USER, HOST_TASK, HYPERVISOR, IDLE, MAX_GUEST_EVENTS, MAX_HOST_EVENTS, OP_CLASSES, ORIGINS,
+    PHASE_RUN, SPENT, SPENT_HANDLING, SPENT_IDLE, USERSPACE, controls_t, guest_event_t, host_event_t, machine_t,
+    planned_exit_t, pmi_tally_t, trace_t, vcpu_counter_t,
 )
 from vpmu_core.random cimport draw_gap, draw_kind, instant_of, next_regular, stream_t
 from vpmu_core.timeline cimport draw_work, vm_exit
@@ -62,6 +62,7 @@ cdef void _read_key(const machine_t *m, state_key_t *key) noexcept nogil:
     key.host_events = m.host_events
     key.ledger_stale = m.ledger_stale
     key.blind = m.blind
+    key.denied = m.denied
     for slot in range(SLOTS):
         key.nonzero |= <uint32_t>(m.hardware.counter[slot] != 0) << slot
 
@@ -94,6 +95,7 @@ cdef bint _only_time_passed(const machine_t *m, const machine_t *after) noexcept
         and m.counting_instructions == after.counting_instructions and m.host_events == after.host_events
         and m.host_placed == after.host_placed and m.host_fixed_ctr_ctrl == after.host_fixed_ctr_ctrl
         and m.blocked == after.blocked and m.displaced == after.displaced
+        and m.denied == after.denied and memcmp(&m.loaded, &after.loaded, sizeof(controls_t)) == 0
         and m.reprograms == after.reprograms and m.creates == after.creates
         and memcmp(m.vcpu, after.vcpu, SLOTS * sizeof(vcpu_counter_t)) == 0
         and memcmp(m.guest_event, after.guest_event, MAX_GUEST_EVENTS * sizeof(guest_event_t)) == 0
@@ -107,7 +109,20 @@ cdef void _exit_on_copy(
 ) noexcept nogil:
     memcpy(copy, m, sizeof(machine_t))
     copy.next_wall = NEVER
+    copy.filter_due = NEVER
     vm_exit(copy, e.kind, e.cpl, e.emulates, handling, idle, EFFECT_NONE, NULL)
+
+
+cdef uint32_t _take_filtered(const machine_t *m, machine_t *after) noexcept nogil:
+    """Take what an emulated instruction adds to the ledger of denied counters out of a copy; return the guest events."""
+    cdef uint32_t events = 0
+    cdef int i
+    if m.denied:
+        for i in range(m.guest_events):
+            if after.guest_event[i].losses[CAUSE_FILTERED] == m.guest_event[i].losses[CAUSE_FILTERED] + 1:
+                after.guest_event[i].losses[CAUSE_FILTERED] -= 1
+                events |= <uint32_t>1 << i
+    return events
 
 
 cdef bint _same_accesses(const machine_t *m, const machine_t *after, const summary_t *s) noexcept nogil:
@@ -133,6 +148,7 @@ cdef void _summarise(machine_t *m, uint32_t kind) noexcept nogil:
     cdef uint32_t again = 0
     cdef int i, j
     _exit_on_copy(m, copy, e, 0, 0)
+    s.filtered = _take_filtered(m, copy)
     if not (
         _only_time_passed(m, copy) and _advanced(&m.hardware, &copy.hardware, &s.counted)
         and _advanced(&m.ideal, &copy.ideal, &s.counted_ideally)
@@ -157,7 +173,8 @@ cdef void _summarise(machine_t *m, uint32_t kind) noexcept nogil:
     s.handling_activity = BLIND if copy.clock[BLIND] - m.clock[BLIND] > s.clock[BLIND] else HYPERVISOR
     _exit_on_copy(m, copy, e, 0, 1)
     s.may_idle = (
-        _only_time_passed(m, copy) and _advanced(&m.hardware, &copy.hardware, &again) and again == s.counted
+        _take_filtered(m, copy) == s.filtered and _only_time_passed(m, copy)
+        and _advanced(&m.hardware, &copy.hardware, &again) and again == s.counted
         and copy.wall - m.wall == s.wall + 1 and _same_accesses(m, copy, s)
     )
     k.usable = SKIPPABLE
@@ -238,6 +255,8 @@ cdef void _add_summary(machine_t *m, const summary_t *s, uint64_t n) noexcept no
     m.refused += n * s.refused
     _add_emulated(&m.hardware, s.counted, n)
     _add_emulated(&m.ideal, s.counted_ideally, n)
+    for i in range(m.guest_events if s.filtered else 0):
+        m.guest_event[i].losses[CAUSE_FILTERED] += n if s.filtered >> i & 1 else 0
 
 
 cdef struct course_t:  # where a jump is, and how far it may go
@@ -459,7 +478,7 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
     course.running = m.wall - course.idle
     course.most_work = m.work + min(horizon, NEVER - m.work)
     course.most_running = m.next_wall
-    course.end = m.end
+    course.end = min(m.end, m.filter_due)
     if m.work + m.left >= course.most_work:
         return 0
     if m.trace.gap != NULL:

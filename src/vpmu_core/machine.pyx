@@ -5,6 +5,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from vpmu_core._types cimport ALL_ONES, NEVER, int64_t, uint16_t, uint32_t, uint64_t
+from vpmu_core.eventfilter cimport filter_slots
 from vpmu_core.guestperf cimport pmi_handler, read_out, set_up
 from vpmu_core.hostperf cimport read_host_events
 from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
@@ -14,8 +15,8 @@ from vpmu_core.random cimport logarithm_table, sfc64_seed, sfc64_t, stream_t
 from vpmu_core.counting cimport meter, rate_slots, running_clock
 from vpmu_core.state cimport (
     ACTIVITIES, CAUSES, CAUSE_NONE, HOST_ACTIVE, MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASES,
-    PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, USERSPACE, design_t, guest_event_t,
-    host_event_t, machine_t, planned_exit_t, program_t, trace_t,
+    PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, USERSPACE, design_t,
+    event_filter_t, filter_change_t, guest_event_t, host_event_t, machine_t, planned_exit_t, program_t, trace_t,
 )
 from vpmu_core.switchprogram cimport compile_end, compile_step, price_programs, tally_switches
 from vpmu_core.timeline cimport run, start
@@ -28,7 +29,7 @@ from vpmu._costs import COST_NAMES as _COST_NAMES
 from vpmu._plan import ACCESSES as _ACCESSES
 from vpmu._registers import register_file
 
-CAUSE_NAMES = (None, "not_scheduled", "emulated_instruction", "window", "pmu_disabled", "ceded", "host_stale")
+CAUSE_NAMES = (None, "not_scheduled", "emulated_instruction", "window", "pmu_disabled", "ceded", "host_stale", "filtered")
 OP_NAMES = ("rdmsr", "rdpmc", "wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
 ORIGIN_NAMES = ("host", "hypervisor", "guest")
 PHASE_NAMES = ("setup", "run", "readout")
@@ -84,6 +85,7 @@ cdef class Machine:
     def __dealloc__(self):
         free(self.m.exits)
         free(self.m.exit_count)
+        free(self.filters)
         free(self.lazy.summary)
         free(self.lazy.kind)
         free(self.lazy.copy)
@@ -101,6 +103,7 @@ cdef class Machine:
         self._fill_guest_events(plan)
         self._fill_host_events(plan)
         self._fill_design(plan)
+        self._fill_filters(plan)
         if engine == "template":
             return
         with nogil:
@@ -281,6 +284,31 @@ cdef class Machine:
         for operation, flags in steps:
             compile_step(program, &self.m, operation, flags)
         compile_end(program)
+
+    def _fill_filters(self, plan):
+        cdef Py_ssize_t n = len(plan.filter_changes)
+        self.filters = <filter_change_t *>calloc(n + 2, sizeof(filter_change_t))
+        if self.filters == NULL:
+            raise MemoryError
+        # The first row is the filter from the start on, the last one says that no more follow.
+        for i, (at, planned) in enumerate(((0, plan.event_filter), *plan.filter_changes)):
+            self.filters[i].at = at
+            if planned is not None:
+                self._fill_filter(&self.filters[i].filter, planned)
+        self.filters[n + 1].at = NEVER
+        self.m.filters = self.filters
+        self.m.filter = &self.filters[0].filter if plan.event_filter is not None else NULL
+        self.m.next_filter = 1
+        self.m.filter_due = self.filters[1].at
+        filter_slots(&self.m)
+
+    cdef _fill_filter(self, event_filter_t *f, planned):
+        f.allow = planned.allow
+        f.includes, f.excludes = len(planned.includes), len(planned.excludes)
+        f.included = <const uint64_t *>self._column(planned.includes, np.uint64)
+        f.excluded = <const uint64_t *>self._column(planned.excludes, np.uint64)
+        f.event_bits = planned.event_bits
+        f.fixed = planned.fixed_counter_bitmap
 
     def advance(self):
         """Run for one slice, at most some tens of milliseconds.

@@ -100,7 +100,8 @@ cdef enum:  # cause: of the ledger
     CAUSE_PMU_DISABLED = 4
     CAUSE_CEDED = 5
     CAUSE_HOST_STALE = 6
-    CAUSES = 7
+    CAUSE_FILTERED = 7
+    CAUSES = 8
 
 cdef enum:  # pmu_exit
     EXIT_MSR_WRITE = 0
@@ -115,6 +116,7 @@ cdef enum:  # effect_kind
     EFFECT_ACCESS = 1  # a trapped guest access
     EFFECT_PMI = 2  # the vector of a guest PMI
     EFFECT_NMI = 3  # a host NMI
+    EFFECT_KICK = 4  # another thread has a request for the vCPU
 
 cdef enum:  # host_state
     HOST_OFF = 0
@@ -206,6 +208,25 @@ cdef struct vcpu_counter_t:  # KVM struct kvm_pmc, emulated design
     uint64_t key  # configuration of the perf event
     int8_t event  # index of host_event_t, -1 if none
     uint8_t paused
+
+cdef struct event_filter_t:  # KVM struct kvm_x86_pmu_event_filter
+    const uint64_t *included  # masked entries, sorted by event select
+    const uint64_t *excluded
+    uint32_t includes
+    uint32_t excludes
+    uint64_t event_bits  # of a selector: its event select
+    uint32_t fixed  # bitmap of fixed counters
+    bint allow
+
+cdef struct filter_change_t:
+    uint64_t at  # wall instant from which it holds; after the last: NEVER
+    event_filter_t filter
+
+cdef struct controls_t:  # what a switch loads: the guest's controls as far as the event filter lets them (eventsel_hw)
+    uint64_t selector[SLOTS]
+    uint64_t fixed_ctr_ctrl
+    uint32_t local[2]
+    uint32_t interrupt
 
 cdef struct pmi_tally_t:
     uint64_t raised
@@ -332,6 +353,12 @@ cdef struct machine_s:
     bint ledger_stale  # what backs the guest counters has changed since the last entry
     uint32_t counting_instructions  # slots, KVM pmc_counting_instructions
     vcpu_counter_t vcpu[SLOTS]
+    const event_filter_t *filter  # NULL: none
+    const filter_change_t *filters
+    uint64_t filter_due  # of the next change, NEVER if there is none
+    uint32_t next_filter
+    uint32_t denied  # guest counters that the filter denies
+    controls_t loaded
     const program_t *load
     const program_t *put
     uint64_t block_cycles[2][MAX_BLOCKS]  # of load and put: what the unconditional accesses of each block take

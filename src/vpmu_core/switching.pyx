@@ -37,31 +37,31 @@ cdef inline uint64_t _loop_selectors(machine_t *m, uint16_t flags) noexcept nogi
     cdef uint32_t members = m.guest.slots & 0xFFFF
     cdef uint64_t old = 0, new = 0
     if flags & LOOP_SELECTOR_GUEST:
-        replace_lanes(m.hardware.selector, m.guest.selector, m.guest_lane, GP_LANES)
+        replace_lanes(m.hardware.selector, m.loaded.selector, m.guest_lane, GP_LANES)
         # One byte for each of the GP_LANES events.
         memcpy(&old, m.hardware.event, sizeof(old))
         memcpy(&new, m.guest.event, sizeof(new))
         old ^= (old ^ new) & m.guest_event_bytes
         memcpy(m.hardware.event, &old, sizeof(old))
-        m.hardware.local[0] ^= (m.hardware.local[0] ^ m.guest.local[0]) & members
-        m.hardware.local[1] ^= (m.hardware.local[1] ^ m.guest.local[1]) & members
-        m.hardware.interrupt ^= (m.hardware.interrupt ^ m.guest.interrupt) & members
+        m.hardware.local[0] ^= (m.hardware.local[0] ^ m.loaded.local[0]) & members
+        m.hardware.local[1] ^= (m.hardware.local[1] ^ m.loaded.local[1]) & members
+        m.hardware.interrupt ^= (m.hardware.interrupt ^ m.loaded.interrupt) & members
         return 0
     # ``event`` stays: nothing reads it while the counter is off, and the next load finds it in place.
     clear_lanes(m.hardware.selector, m.guest_lane, GP_LANES)
     m.hardware.local[0] &= ~members
     m.hardware.local[1] &= ~members
     m.hardware.interrupt &= ~members
-    return nonzero_lanes(m.guest.selector, m.guest_lane, GP_LANES) if flags & LOOP_SELECTOR_NONZERO else 0
+    return nonzero_lanes(m.loaded.selector, m.guest_lane, GP_LANES) if flags & LOOP_SELECTOR_NONZERO else 0
 
 
 cdef inline void _load_fixed_ctr_ctrl(machine_t *m, bint zero) noexcept nogil:
-    # What each field enables is known from the guest's own copy; host perf's fields are 0 in the window.
+    # What each field enables is known from what the filter leaves of the guest's; host perf's fields are 0 in the window.
     cdef uint32_t gp = 0xFFFF
-    m.hardware.fixed_ctr_ctrl = 0 if zero else m.guest.fixed_ctr_ctrl
-    m.hardware.local[0] = (m.hardware.local[0] & gp) | (0 if zero else m.guest.local[0] & ~gp)
-    m.hardware.local[1] = (m.hardware.local[1] & gp) | (0 if zero else m.guest.local[1] & ~gp)
-    m.hardware.interrupt = (m.hardware.interrupt & gp) | (0 if zero else m.guest.interrupt & ~gp)
+    m.hardware.fixed_ctr_ctrl = 0 if zero else m.loaded.fixed_ctr_ctrl
+    m.hardware.local[0] = (m.hardware.local[0] & gp) | (0 if zero else m.loaded.local[0] & ~gp)
+    m.hardware.local[1] = (m.hardware.local[1] & gp) | (0 if zero else m.loaded.local[1] & ~gp)
+    m.hardware.interrupt = (m.hardware.interrupt & gp) | (0 if zero else m.loaded.interrupt & ~gp)
 
 
 cdef inline uint64_t _toggle_status(machine_t *m, uint64_t status) noexcept nogil:
@@ -97,7 +97,7 @@ cdef inline uint64_t _registers(machine_t *m, const block_t *b, uint64_t *status
         _load_fixed_ctr_ctrl(m, False)
     elif b.fixed_ctr_ctrl == FIXED_CTR_CTRL_ZERO:
         _load_fixed_ctr_ctrl(m, True)
-    elif b.fixed_ctr_ctrl and m.guest.fixed_ctr_ctrl:
+    elif b.fixed_ctr_ctrl and m.loaded.fixed_ctr_ctrl:
         writes += A_SELECTOR
         _load_fixed_ctr_ctrl(m, True)
     writes += _loop_counters(m, b.flags, 0, GP_LANES)

@@ -2,13 +2,15 @@
 """The time line of one logical CPU: PMIs, exits and guest code (docs/machine.md, sections 3 to 6)."""
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
 from vpmu_core.counting cimport apply_ideal, guest_segment, host_activity, host_advance, running_clock, spend
+from vpmu_core.eventfilter cimport change_filter
 from vpmu_core.unit cimport LVTPC_MASKED, enabled, width_mask
 from vpmu_core.random cimport draw_gap, draw_kind, next_regular, stream_t
 from vpmu_core.state cimport (
-    CAUSE_EMULATED_INSTRUCTION, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, COST_INTERRUPT_EXIT, COST_MSR_EMULATION,
-    COST_MSR_LIST_ENTRY, COST_PMI_INJECTION, COST_VM_ENTRY, COST_VM_EXIT, EFFECT_ACCESS, EFFECT_NMI, EFFECT_NONE,
-    EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, FASTPATH, HANDLER, HOST_TASK, IDLE, KERNEL, SPENT_HANDLING, SPENT_IDLE,
-    STOPPED_NO_PROGRESS, USERSPACE, WORK, access_t, design_t, guest_event_t, machine_t, planned_exit_t,
+    CAUSE_EMULATED_INSTRUCTION, CAUSE_FILTERED, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, COST_INTERRUPT_EXIT,
+    COST_MSR_EMULATION, COST_MSR_LIST_ENTRY, COST_PMI_INJECTION, COST_VM_ENTRY, COST_VM_EXIT, EFFECT_ACCESS,
+    EFFECT_KICK, EFFECT_NMI, EFFECT_NONE, EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, FASTPATH, HANDLER, HOST_TASK, IDLE,
+    KERNEL, SPENT_HANDLING, SPENT_IDLE, STOPPED_NO_PROGRESS, USERSPACE, WORK, access_t, design_t, guest_event_t,
+    machine_t, planned_exit_t,
 )
 
 
@@ -148,7 +150,7 @@ cdef void _retire(machine_t *m, int cpl) noexcept nogil:
             e = &m.guest_event[i]
             if e.active and different >> e.slot & 1:
                 if wanted >> e.slot & 1:
-                    e.losses[CAUSE_EMULATED_INSTRUCTION] += 1
+                    e.losses[CAUSE_FILTERED if m.denied >> e.slot & 1 else CAUSE_EMULATED_INSTRUCTION] += 1
                 else:
                     e.gains[CAUSE_EMULATED_INSTRUCTION] += 1
 
@@ -197,12 +199,16 @@ cdef void vm_exit(
         request_guest_pmi(m)
     elif effect == EFFECT_NMI:
         design.nmi(m)
+    elif effect == EFFECT_KICK:
+        spend(m, COST_INTERRUPT_EXIT)
     if emulates:
         _retire(m, cpl)
     check_arrival(m)
     # A request makes KVM leave its fastpath loop (kvm_vcpu_exit_request()).
     if kind != FASTPATH or m.reprogram or m.pmi_requested:
         _due_interrupts(m)
+        if m.wall >= m.filter_due and kind != FASTPATH and not m.finishing:
+            change_filter(m)
         if m.vector_pending:
             m.vector_pending = False
             spend(m, COST_INTERRUPT_EXIT)
@@ -230,7 +236,7 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
 
     Handler code is spent on ``cost``.
     """
-    cdef uint64_t d
+    cdef uint64_t d, bound  # cycles up to the first instant at which something is due
     cdef bint left_alone, undisturbed
     cdef planned_exit_t *wall
     while True:
@@ -255,7 +261,12 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
             _draw_wall(m)
             vm_exit(m, wall.kind, wall.cpl, wall.emulates, wall.handling, wall.idle, EFFECT_NONE, NULL)
             continue
-        d = cycles
+        if m.wall >= m.filter_due and not m.finishing:
+            # kvm_make_all_cpus_request(): the interrupt that makes the vCPU look at its requests.
+            m.pmu_exits[EXIT_EXTERNAL_INTERRUPT] += 1
+            vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_KICK, NULL)
+            continue
+        bound = m.pmi_arrival - m.wall
         if kind == WORK:
             if m.wall >= m.end:
                 m.ended = True
@@ -263,14 +274,15 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
             if m.budget <= 0:
                 m.yielded = True
                 return cycles
-            d = min(d, m.end - m.wall)
+            bound = min(bound, m.end - m.wall)
         if cycles == 0:
             return 0
-        d = min(d, m.pmi_arrival - m.wall)
         if not left_alone:
-            d = min(d, m.next_wall - running_clock(m))
-        undisturbed = kind == WORK and d == cycles and m.pmi_arrival == NEVER and cycles < m.next_wall - running_clock(m)
-        d = guest_segment(m, kind, d)
+            bound = min(bound, m.next_wall - running_clock(m))
+        if not m.finishing:
+            bound = min(bound, m.filter_due - m.wall)
+        undisturbed = kind == WORK and cycles < bound and m.pmi_arrival == NEVER
+        d = guest_segment(m, kind, min(cycles, bound))
         cycles -= d
         if kind == HANDLER:
             m.spent[cost] += d

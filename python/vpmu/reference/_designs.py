@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._plan import PlannedFilter
 from ._clocks import BLIND, HYPERVISOR
 from ._counters import INSTRUCTIONS, Counters
+from ._filter import allowed
 from ._tally import COST_OF_CLASS
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class Design:
         self.plan = machine.plan
         #: The guest's registers: a software PMU, a cache, or the hardware itself.
         self.guest: Counters = machine.hardware
+        self.filter = self.plan.event_filter
 
     @property
     def host_activity(self) -> int:
@@ -83,6 +86,14 @@ class Design:
 
     def reprogram(self) -> None:
         """Serve the requests to reprogram counters."""
+
+    def allows(self, c: int) -> bool:
+        """Whether the event filter lets a guest counter count."""
+        return allowed(self.filter, self.guest, c)
+
+    def change_filter(self, rule: PlannedFilter) -> None:
+        """Another event filter comes into force; every counter is to be reprogrammed."""
+        self.filter = rule
 
     def entered(self) -> None:
         """Look at the ledger after an entry."""

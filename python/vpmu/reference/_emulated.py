@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._plan import PlannedFilter
 from ._clocks import GUEST, HYPERVISOR
 from ._counters import INSTRUCTIONS, Counters
 from ._designs import NoPmu
@@ -84,7 +85,7 @@ class Emulated(NoPmu):
         """kvm_pmu_trigger_event(): the instruction waits beside the counter, which is reprogrammed."""
         counted = set()
         for c in self._counting_instructions:
-            if self.guest.global_ctrl >> c & 1 and self.guest.counts_level(c, cpl):
+            if self.guest.global_ctrl >> c & 1 and self.guest.counts_level(c, cpl) and self.allows(c):
                 self._backed[c].emulated += 1
                 self._requests.add(c)
                 counted.add(c)
@@ -95,6 +96,11 @@ class Emulated(NoPmu):
     def wants_reprogramming(self) -> bool:
         """KVM_REQ_PMU."""
         return bool(self._requests)
+
+    def change_filter(self, rule: PlannedFilter) -> None:
+        """KVM_REQ_PMU for every counter."""
+        super().change_filter(rule)
+        self._requests.update(self.guest.all)
 
     def reprogram(self) -> None:
         """kvm_pmu_handle_event()."""
@@ -121,7 +127,7 @@ class Emulated(NoPmu):
         guest.counter[c] = (before + backed.emulated) % modulus
         backed.emulated = 0
         overflow = guest.counter[c] < before
-        if not guest.enabled(c):
+        if not guest.enabled(c) or not self.allows(c):
             # An overflow by an emulated instruction is dropped here.
             return
         if overflow:
@@ -183,7 +189,7 @@ class Emulated(NoPmu):
             backed = self._backed[event.counter]
             running = backed.event is not None and not backed.paused and backed.event.state == ACTIVE
             wanted = event.active and self.machine.ideal.enabled(event.counter)
-            missing = wanted and not running
+            missing = wanted and not running and self.allows(event.counter)
             event.scheduled = event.scheduled or (wanted and running)
             if missing and backed.missing_since is None:
                 backed.missing_since = list(self.machine.clocks.cycles)

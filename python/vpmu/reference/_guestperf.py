@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .._plan import PlannedGuestEvent
+from ._clocks import Step
 from ._counters import EN, full_selector, is_fixed, nibble
 from ._perfcount import PerfCount, max_period
 from ._tally import COST_OF_CLASS, add
@@ -45,6 +46,7 @@ class GuestEvent:
 
     def __init__(self, planned: PlannedGuestEvent, longest: int, scheduled: bool) -> None:
         self.counter = planned.counter
+        self.event = planned.event
         self.samples_wanted = planned.period > 0
         self.selector = full_selector(planned.selector, planned.user, planned.kernel)
         self.nibble = nibble(planned.user, planned.kernel)
@@ -246,10 +248,20 @@ class GuestPerf:
 
     # The ledger.
 
+    def account(self, step: Step) -> None:
+        """Note, before a step happens, what it makes counters miss that the event filter denies."""
+        machine = self._machine
+        for event in self.events:
+            c = event.counter
+            if event.active and machine.ideal.enabled(c) and not machine.design.allows(c):
+                user, kernel = machine.ideal.levels(c)
+                add(event.losses, "filtered", machine.rates.count(event.event, step, user, kernel))
+
     def account_instruction(self, ideal: set[int], design: set[int]) -> None:
         """Note an emulated instruction that only one of the ideal PMU and the design has counted."""
         for event in self.events:
             if event.active and event.counter in ideal - design:
-                add(event.losses, "emulated_instruction", 1)
+                allowed = self._machine.design.allows(event.counter)
+                add(event.losses, "emulated_instruction" if allowed else "filtered", 1)
             elif event.active and event.counter in design - ideal:
                 add(event.gains, "emulated_instruction", 1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .._plan import PlannedFilter
 from ._clocks import BLIND, GUEST, HYPERVISOR
-from ._counters import INSTRUCTIONS, Counters
+from ._counters import EN, INSTRUCTIONS, Counters, is_fixed
 from ._designs import Design
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Mediated(Design):
         guest = self.guest
         counted = set()
         for c in sorted(self._counting_instructions):
-            if guest.global_ctrl >> c & 1 and guest.counts_level(c, cpl):
+            if guest.global_ctrl >> c & 1 and guest.counts_level(c, cpl) and self.allows(c):
                 counted.add(c)
                 guest.counter[c] = (guest.counter[c] + 1) % guest.modulus(c)
                 if guest.counter[c] == 0:
@@ -106,6 +107,21 @@ class Mediated(Design):
     def wants_reprogramming(self) -> bool:
         """KVM_REQ_PMU."""
         return bool(self._requests)
+
+    def change_filter(self, rule: PlannedFilter) -> None:
+        """KVM_REQ_PMU for every counter."""
+        super().change_filter(rule)
+        self._requests.update(self.guest.all)
+
+    def _loaded(self, c: int) -> int:
+        """A control as hardware gets it (KVM ``eventsel_hw``, ``fixed_ctr_ctrl_hw``).
+
+        KVM makes it when it reprograms the counter, which is always before the next load.
+        """
+        control = self.guest.control(c)
+        if self.allows(c):
+            return control
+        return 0 if is_fixed(c) else control & ~EN
 
     def reprogram(self) -> None:
         """kvm_pmu_handle_event(): no perf call, only the bitmap of counters that count instructions."""
@@ -180,6 +196,10 @@ class Mediated(Design):
             else:
                 self._write(step)
 
+    @property
+    def _loaded_fixed_ctr_ctrl(self) -> int:
+        return sum(self._loaded(c) << 4 * (c - 32) for c in self.guest.fixed)
+
     def _load_guest_context(self) -> None:
         """perf_load_guest_context(): the blind spot begins when the host's counters stop."""
         machine = self.machine
@@ -220,10 +240,10 @@ class Mediated(Design):
             register, condition = step["register"], step.get("if")
             if condition == "differs" and read == guest.counter[c]:
                 continue
-            if condition == "nonzero" and (read if register == "counter" else guest.selector[c]) == 0:
+            if condition == "nonzero" and (read if register == "counter" else self._loaded(c)) == 0:
                 continue
             self.access("wrmsr_counter" if register == "counter" else "wrmsr_selector")
-            own = guest.counter[c] if register == "counter" else guest.selector[c]
+            own = guest.counter[c] if register == "counter" else self._loaded(c)
             hardware.write(register, c, own if step["value"] == "guest" else 0)
 
     def _toggle_status(self) -> None:
@@ -248,6 +268,6 @@ class Mediated(Design):
             if self._status_read:
                 self.access("wrmsr_global")
                 hardware.status &= ~self._status_read
-        elif not conditional or self.guest.fixed_ctr_ctrl:
+        elif not conditional or self._loaded_fixed_ctr_ctrl:
             self.access("wrmsr_selector")
-            hardware.fixed_ctr_ctrl = self.guest.fixed_ctr_ctrl if step["value"] == "guest" else 0
+            hardware.fixed_ctr_ctrl = self._loaded_fixed_ctr_ctrl if step["value"] == "guest" else 0

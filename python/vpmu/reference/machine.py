@@ -102,6 +102,7 @@ class Machine:
         self._wall = Arrivals(plan.wall, plan.seeds["wall"])
         self._next_wall = 0
         self._wall_kind = 0
+        self._filter_changes = list(plan.filter_changes)
 
     # The run.
 
@@ -185,6 +186,7 @@ class Machine:
         self.host.account(step)
         wrapped = self.hardware.advance(step, self.rates)
         if step[0][0] in GUEST:
+            self.perf.account(step)
             self.ideal.advance(step, self.rates)
         self.clocks.move(step)
         return wrapped
@@ -250,6 +252,10 @@ class Machine:
                 planned = plan.exits[kind]
                 self._planned_exit(kind, planned.handling, planned.idle)
                 continue
+            if self._filter_due():
+                cost = "interrupt_exit"
+                self.pmu_exit("EXTERNAL_INTERRUPT", [(cost, self.costs[cost])], lambda: None)
+                continue
             if work and wall >= plan.end:
                 return max(n, 1)
             if n == 0:
@@ -257,6 +263,8 @@ class Machine:
             d = n if left_alone else min(n, self._next_wall - clocks.running)
             if work:
                 d = min(d, plan.end - wall)
+            if self._filter_changes and not self._finishing:
+                d = min(d, self._filter_changes[0][0] - wall)
             if self._in_flight is not None:
                 d = min(d, self._in_flight - wall)
             ran, wrapped = self._advance_guest(work, d)
@@ -357,6 +365,8 @@ class Machine:
         # kvm_vcpu_exit_request(): a request ends the fastpath loop.
         if kind != FASTPATH or self._pmi_requested or design.wants_reprogramming():
             self._serve_host_interrupts()
+            while kind != FASTPATH and self._filter_due():
+                design.change_filter(self._filter_changes.pop(0)[1])
             if self._vector_pending:
                 self._vector_pending = False
                 self.pay(design.host_activity, "interrupt_exit")
@@ -382,6 +392,11 @@ class Machine:
         design.enter_guest()
         self.in_guest = True
         design.entered()
+
+    def _filter_due(self) -> bool:
+        """Whether another event filter is to come into force; none does in the read-out."""
+        changes = self._filter_changes
+        return bool(changes) and self.clocks.wall >= changes[0][0] and not self._finishing
 
     def _serve_host_interrupts(self) -> None:
         """Interrupts that became due while the host ran are served without another exit."""

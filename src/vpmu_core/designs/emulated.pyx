@@ -12,8 +12,8 @@ from vpmu_core.kvmpmu cimport access_registers, counting_at, locally_enabled, re
 from vpmu_core.unit cimport FIXED_SLOT, SELECTOR_OS, SELECTOR_USR, bits_of, enabled, slots_of, width_mask
 from vpmu_core.counting cimport meter, spend
 from vpmu_core.state cimport (
-    ACCESS_COUNTER, ACCESS_RDPMC, CAUSE_NONE, CAUSE_NOT_SCHEDULED, COST_REPROGRAM, EFFECT_NMI, EXIT_EXCEPTION_NMI,
-    HOST_ACTIVE, KERNEL, access_t, design_t, guest_event_t, machine_t, vcpu_counter_t,
+    ACCESS_COUNTER, ACCESS_RDPMC, CAUSE_FILTERED, CAUSE_NONE, CAUSE_NOT_SCHEDULED, COST_REPROGRAM, EFFECT_NMI,
+    EXIT_EXCEPTION_NMI, HOST_ACTIVE, KERNEL, access_t, design_t, guest_event_t, machine_t, vcpu_counter_t,
 )
 from vpmu_core.timeline cimport request_guest_pmi, vm_exit
 
@@ -31,7 +31,7 @@ cdef void _update_ledger(machine_t *m) noexcept nogil:
     for i in range(m.guest_events):
         e = &m.guest_event[i]
         if e.active and on >> e.slot & 1 and not _backed(m, e.slot):
-            meter(m, e, CAUSE_NOT_SCHEDULED)
+            meter(m, e, CAUSE_FILTERED if m.denied >> e.slot & 1 else CAUSE_NOT_SCHEDULED)
             continue
         meter(m, e, CAUSE_NONE)
         e.scheduled |= e.active and on >> e.slot & 1
@@ -114,7 +114,7 @@ cdef void _reprogram(machine_t *m, int slot) noexcept nogil:
     c.counter = (c.counter + c.emulated) & mask
     c.emulated = 0
     overflow = c.counter < previous
-    if not locally_enabled(m, slot) or not slots_of(m.guest.global_ctrl) & bit:
+    if not locally_enabled(m, slot) or not slots_of(m.guest.global_ctrl) & bit or m.denied & bit:
         return
     if overflow:
         m.guest.global_status |= bits_of(bit)

@@ -4,6 +4,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.string cimport memset
 
 from vpmu_core._types cimport lowest_bit, uint32_t
+from vpmu_core.eventfilter cimport load_control
 from vpmu_core.hostperf cimport place_host_events
 from vpmu_core.kvmpmu cimport access_registers, counting_at, recompute_counting
 from vpmu_core.unit cimport LVTPC_NMI, bits_of, slots_of, width_mask
@@ -58,10 +59,11 @@ cdef uint32_t _retire(machine_t *m, int cpl) noexcept nogil:
 
 
 cdef void _requests(machine_t *m) noexcept nogil:
-    # Without an event filter a selector reaches hardware as the guest wrote it.
+    # A selector reaches hardware as the guest wrote it, unless the event filter denies it.
     cdef uint32_t processed = m.reprogram, left = processed
     m.reprogram = 0
     while left:
+        load_control(m, lowest_bit(left))
         left &= left - 1
         m.reprograms += 1
         spend(m, COST_REPROGRAM)
