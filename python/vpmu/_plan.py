@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +89,21 @@ class Trace:
     handling: npt.NDArray[np.int64]
     idle: npt.NDArray[np.int64]
     repeat: bool
+
+    @cached_property
+    def cycles_to_last(self) -> int:
+        """Cycles from the start to the last exit, without transitions; the exits before it are handled by then."""
+        return int(self.gap.sum() + self.handling[:-1].sum() + self.idle[:-1].sum())
+
+    @cached_property
+    def blocking(self) -> int:
+        """Exits that idle."""
+        return self.blocking_before(len(self.idle))
+
+    def blocking_before(self, count: int) -> int:
+        """How many of the first exits idle; counted in blocks, for the columns of a long trace are no memory."""
+        starts = range(0, count, 1 << 16)
+        return sum(int(np.count_nonzero(self.idle[start : min(start + (1 << 16), count)])) for start in starts)
 
 
 @dataclass(frozen=True)

@@ -116,9 +116,8 @@ def _refused(scenario: Scenario, engine: str, reason: str, baselines: tuple[Resu
 def _blocking(planned: Plan, raw: dict[str, Any]) -> int:
     if planned.trace is not None:
         # Exits of a trace come in its order, again and again.
-        blocks = planned.trace.idle > 0
-        rounds, rest = divmod(sum(raw["exits"]), len(blocks))
-        return int(rounds * blocks.sum() + blocks[:rest].sum())
+        rounds, rest = divmod(sum(raw["exits"]), len(planned.trace.idle))
+        return int(rounds) * planned.trace.blocking + planned.trace.blocking_before(int(rest))
     return sum(count for e, count in zip(planned.exits, raw["exits"], strict=True) if e.idle)
 
 
