@@ -10,7 +10,7 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 from vpmu_core._types cimport int64_t, uint16_t, uint64_t
 from vpmu_core.trace_text cimport (
     ASK, BLANKS, DONE, NOTHING, REFUSED, find_stamp, hex_digit, is_blank, is_svm_write, is_word, mentions_event, read_pmi,
-    read_vcpu, skip_blanks, stamp_t, starts, verdict_t,
+    read_switch, read_vcpu, skip_blanks, stamp_t, starts, verdict_t,
 )
 from vpmu_core.vcpu_trace cimport TraceClock, VcpuTimeline
 
@@ -114,6 +114,11 @@ cdef class TraceLines:
             Where the first one begins.
         number : int
             Its number.
+
+        Returns
+        -------
+        int
+            Number of the last line.
         """
         cdef const char *p = block
         cdef const char *end = p + len(block)
@@ -133,9 +138,9 @@ cdef class TraceLines:
                 self.reader.skip(number)
             elif verdict == ASK:
                 self.ask(p, eol, last, number)
-            number += 1
             if eol == end:
-                return
+                return number
+            number += 1
             p = eol + 1
 
     cdef int ask(self, const char *p, const char *eol, const char *last, int64_t number) except -1:
@@ -206,10 +211,17 @@ cdef class TraceLines:
             return self.access(&stamp, begin, end)
         if stamp.length == 18 and memcmp(stamp.event, b"kvm_userspace_exit", 18) == 0:
             return self.userspace(&stamp, begin)
-        if stamp.length == 12 and memcmp(stamp.event, b"sched_switch", 12) == 0:
+        if stamp.length == 12 and memcmp(stamp.event, b"sched_switch", 12) == 0 and self.concerns(stamp.arguments, end):
             return ASK
         self.clock.tick(stamp.ns)
         return NOTHING
+
+    cdef bint concerns(self, const char *p, const char *end) except -1:
+        """Whether a sched_switch may be one of a vCPU's thread: on a busy host few are."""
+        cdef int64_t previous = 0, following = 0
+        if not read_switch(p, end, &previous, &following):
+            return True
+        return previous in self.current or following in self.current
 
     cdef verdict_t exit(self, const stamp_t *stamp, const char *begin, const char *end) except *:
         cdef const char *p = skip_blanks(stamp.arguments, end)

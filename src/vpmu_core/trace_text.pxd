@@ -192,3 +192,36 @@ cdef inline bint is_svm_write(const char *p, const char *end) noexcept nogil:
                     return True
         p += 1
     return False
+
+
+cdef inline bint read_switch(const char *p, const char *end, int64_t *previous, int64_t *following) noexcept nogil:
+    """Read the threads of the kernel's sched_switch; false where it might be read in another way, too.
+
+    Names of threads are anybody's, and may look like fields; a bracket may be trace-cmd's format.
+    """
+    cdef const char *q
+    cdef int64_t thread
+    cdef int found = 0, bit
+    while p < end:
+        if p[0] == b'[':
+            return False
+        if not (starts(p, end, b"prev_pid=", 9) or starts(p, end, b"next_pid=", 9)):
+            p += 1
+            continue
+        bit = 1 if p[0] == b'p' else 2
+        if found & bit:
+            return False
+        found |= bit
+        p += 9
+        q = p
+        thread = 0
+        while p < end and p - q < 11 and is_digit(p[0]):
+            thread = 10 * thread + p[0] - 48
+            p += 1
+        if p == q or p - q > 10:
+            return False
+        if bit == 1:
+            previous[0] = thread
+        else:
+            following[0] = thread
+    return found == 3

@@ -6,6 +6,7 @@ linear in their size, and raises nothing but :class:`vpmu.RecordingError`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 
@@ -72,47 +73,47 @@ def parse_recording(
         near: tuple[int, str] | None = None
         blocks = lines.blocks()
         for block in blocks:
-            at, number = 0, lines.number
+            at = 0
             for line in block.split(b"\n"):
                 at += len(line) + 1
-                number += 1
+                lines.number += 1
+                number = lines.number
                 text = text_of(line)
                 if text is None:
                     lines.too_long += 1
                 elif vcpu is None and tables.feed(number, text):
-                    return _table(tables, lines, _rest(lines, block, at, number + 1, blocks))
+                    return _table(tables, lines, _rest(block, at, blocks))
                 elif table is None and trace.feed(number, text):
-                    return _trace(trace, lines, _rest(lines, block, at, number + 1, blocks), vcpu, progress)
+                    return _trace(trace, lines, _rest(block, at, blocks), vcpu, progress)
                 elif near is None and (meaning := near_dialect(text)) is not None:
                     near = number, meaning
         raise _unknown(lines, near or _unread(tables, trace), table, vcpu)
 
 
-def _rest(
-    lines: LineReader, block: bytes, at: int, number: int, blocks: Iterator[bytes]
-) -> Iterator[tuple[bytes, int, int]]:
-    """What is left of a file: blocks, where their lines begin, and the number of the first."""
+def _rest(block: bytes, at: int, blocks: Iterator[bytes]) -> Iterator[tuple[bytes, int]]:
+    """What is left of a file: blocks, and where their lines begin."""
     if at <= len(block):
-        yield block, at, number
+        yield block, at
     for piece in blocks:
-        yield piece, 0, lines.number + 1
+        yield piece, 0
 
 
-def _table(tables: TableReader, lines: LineReader, rest: Iterator[tuple[bytes, int, int]]) -> TableRecording:
+def _table(tables: TableReader, lines: LineReader, rest: Iterator[tuple[bytes, int]]) -> TableRecording:
     """Read the rest of a file that has begun with a table."""
-    for block, start, first in rest:
-        for number, line in enumerate(block[start:].split(b"\n"), first):
+    for block, start in rest:
+        for line in block[start:].split(b"\n"):
+            lines.number += 1
             if (text := text_of(line)) is None:
                 lines.too_long += 1
             else:
-                tables.feed(number, text)
+                tables.feed(lines.number, text)
     return tables.finish(lines.too_long)
 
 
 def _trace(
     trace: TraceReader,
     lines: LineReader,
-    rest: Iterator[tuple[bytes, int, int]],
+    rest: Iterator[tuple[bytes, int]],
     vcpu: int | None,
     progress: Progress | None,
 ) -> TraceRecording:
@@ -120,15 +121,15 @@ def _trace(
     key, before = None, None
     again = lines.same_file()
     if again is not None:
-        with again:
+        with again, contextlib.suppress(OSError):  # a file that cannot be read to its end fails below, with its name
             before = os.fstat(again.fileno())
             if before.st_size >= _LEAST_KEPT and _cache.limit():
                 key = _cache.key_of("trace", _cache.content_of(again, progress), vcpu)
                 if (stored := _cache.find(key, COLUMNS)) is not None:
                     return recording_from(lines.path, key, stored)
     try:
-        for block, start, number in rest:
-            trace.feed_block(block, start, number)
+        for block, start in rest:
+            lines.number = trace.feed_block(block, start, lines.number + 1)
         if before is not None and not lines.unchanged(before):
             key = None
         return trace.finish(vcpu, lines.too_long, key)

@@ -161,7 +161,8 @@ def _keep(folder: str, key: str | None, most: int, dtypes: Mapping[str, str], fi
         if key is not None and size <= most:
             final = os.path.join(folder, key)
             if _publish(made, final, dtypes):
-                _evict(folder, final, most)
+                with contextlib.suppress(OSError):
+                    _evict(folder, final, most)
             stored = stored or map_files(final, dtypes, verify=False)
         stored = stored or map_files(made, dtypes, verify=False)
         if stored is None:

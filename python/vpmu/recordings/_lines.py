@@ -101,7 +101,7 @@ class LineReader:
     path : str
         Its name.
     number : int
-        Lines before this block.
+        Number of the last line that was read.
     too_long : int
         Lines left out so far because they are longer than ``LINE_LIMIT``; the user of a block adds those in it.
 
@@ -144,7 +144,8 @@ class LineReader:
     def blocks(self) -> Iterator[bytes]:
         """Iterate over blocks of complete lines, without the line end of the last one.
 
-        ``number`` is that of the line before the block; a block is bounded, and may have lines that are too long.
+        A block is bounded, and may have lines that are too long. ``number`` is that of the line before the block;
+        whoever reads the block sets it to that of its last line.
         """
         rest = b""  # a line whose end has not been read yet: at most LINE_LIMIT bytes
         in_long_line = False
@@ -159,7 +160,6 @@ class LineReader:
             end = block.rfind(b"\n")
             if end >= 0:
                 yield block[:end]
-                self.number += block.count(b"\n", 0, end) + 1
             rest = block[end + 1 :]
             if len(rest) > LINE_LIMIT:
                 rest = b""
@@ -168,7 +168,6 @@ class LineReader:
                 self.too_long += 1
         if rest:
             yield rest.rstrip(b"\r")
-            self.number += 1
 
     def same_file(self) -> BinaryIO | None:
         """Open the file once more, from its start; None for a pipe and for a file that is another one by now."""

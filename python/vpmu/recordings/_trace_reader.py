@@ -72,7 +72,7 @@ class TraceReader:
         """Number of the first line that should have been an event and cannot be read, if any."""
         return self._first_skipped
 
-    def feed_block(self, block: bytes, start: int, number: int) -> None:
+    def feed_block(self, block: bytes, start: int, number: int) -> int:
         """Take complete lines.
 
         Parameters
@@ -84,12 +84,17 @@ class TraceReader:
         number : int
             Its 1-based number.
 
+        Returns
+        -------
+        int
+            Number of the last line.
+
         Raises
         ------
         RecordingError
             When there are more than 4096 vCPU threads.
         """
-        self._lines.feed(block, start, number)
+        return self._lines.feed(block, start, number)
 
     def feed(self, number: int, text: str) -> bool:
         """Take the next line.
