@@ -30,7 +30,7 @@ def trace(tmp_path: Path) -> Path:
 
 
 def compare(trace: Path, way: str, stderr: int) -> subprocess.CompletedProcess[bytes]:
-    """Compare on the CSV's way out, for which rich is not needed; a cache makes the file be compared with it."""
+    """Compare on the CSV's way out, for which rich is not needed; a cache makes the file be hashed."""
     environment = {**os.environ, "VPMU_CACHE_DIR": str(trace.parent / "cache"), "VPMU_CACHE_MIB": "100"}
     arguments = ["compare", str(trace), "--design", "none", "--format", "csv"]
     code = CODE.format(WAYS[way])
@@ -65,7 +65,7 @@ def test_a_terminal_shows_every_step(trace: Path, way: str) -> None:
     shown = b"".join(pieces)
     assert re.search(rb"100 ?%", shown)
     if way == "plain":
-        for step in (b"comparing", b"reading", b"converting"):
+        for step in (b"hashing", b"reading", b"sorting", b"converting"):
             assert b"\r" + step + b" 100 %" in shown
         assert shown.count(b"\n") == 0
         assert shown.endswith(b"\r")
@@ -83,7 +83,8 @@ def test_steps_are_told_to_their_end_and_never_backwards(trace: Path) -> None:
     told: dict[str, list[tuple[int, int]]] = {}
     parse_recording(trace, progress=lambda what, at, end: told.setdefault(what, []).append((at, end)))
     size = trace.stat().st_size
-    assert set(told) == {"reading"}  # without a cache there is nothing to compare with
+    assert list(told) == ["reading", "sorting"]  # without a cache nothing is hashed
+    assert told["sorting"][-1] == (2 * EXITS, 2 * EXITS)
     assert [end for _, end in told["reading"]] == [size] * len(told["reading"])
     ats = [at for at, _ in told["reading"]]
     assert ats == sorted(ats)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ._cpu import CpuModel
 from ._events import EVENTS
+from ._mapped import blocks, release
 from ._sequences import Sequence
 
 #: The index that counts nothing.
@@ -90,20 +91,31 @@ class Trace:
     idle: npt.NDArray[np.int64]
     repeat: bool
 
-    @cached_property
+    @property
     def cycles_to_last(self) -> int:
         """Cycles from the start to the last exit, without transitions; the exits before it are handled by then."""
-        return int(self.gap.sum() + self.handling[:-1].sum() + self.idle[:-1].sum())
+        return self._totals[0]
 
-    @cached_property
+    @property
     def blocking(self) -> int:
         """Exits that idle."""
-        return self.blocking_before(len(self.idle))
+        return self._totals[1]
+
+    @cached_property
+    def _totals(self) -> tuple[int, int]:
+        cycles = blocking = 0
+        for rows in blocks(len(self.gap), self.gap, self.handling, self.idle):
+            cycles += int(self.gap[rows].sum()) + int(self.handling[rows].sum()) + int(self.idle[rows].sum())
+            blocking += int(np.count_nonzero(self.idle[rows]))
+        return cycles - (int(self.handling[-1]) + int(self.idle[-1]) if len(self.gap) else 0), blocking
 
     def blocking_before(self, count: int) -> int:
-        """How many of the first exits idle; counted in blocks, for the columns of a long trace are no memory."""
-        starts = range(0, count, 1 << 16)
-        return sum(int(np.count_nonzero(self.idle[start : min(start + (1 << 16), count)])) for start in starts)
+        """How many of the first exits idle."""
+        return sum(int(np.count_nonzero(self.idle[rows])) for rows in blocks(count, self.idle))
+
+    def release(self) -> None:
+        """Give back the pages of the columns that have been read, if they are mapped."""
+        release(self.gap, self.kind, self.handling, self.idle)
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def read_recording(
     repeat : bool
         Loop a trace.
     progress : callable, optional
-        Called with (what is done, bytes so far, bytes to do) now and then while the file is read.
+        Called with (what is done, so far, to do) now and then while the file is read.
 
     Returns
     -------

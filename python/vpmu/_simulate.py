@@ -25,6 +25,8 @@ ENGINES = ("lazy", "stepwise", "reference")
 def _run_compiled(plan_: Plan, engine: str, progress: Progress | None) -> dict[str, Any]:
     machine = Machine(plan_, engine)
     while not machine.advance():
+        if plan_.trace is not None:
+            plan_.trace.release()
         if progress is not None:
             progress(*machine.progress)
     result: dict[str, Any] = machine.result()

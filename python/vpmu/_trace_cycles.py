@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ._costs import CostModel
 from ._cpu import CpuModel
 from ._exits import KINDS, ExitKind, exit_kind
+from ._mapped import BLOCK, release
 from ._plan import PlannedExit, Trace
 from .recordings import TraceRecording, _cache
 from .recordings._columns import Append, in_memory
@@ -125,8 +126,11 @@ def _fill(append: Append, recording: TraceRecording, model: _Costs, progress: Pr
     blocking = np.array(model.blocks, dtype=bool)
     # Of the exits before this block: end of the last one, sum of their gaps, the greatest such sum so far.
     end = total = work = 0
+    read = (recording.kind, recording.handled, recording.exit_ns, recording.entry_ns)
     for start in range(0, len(recording), _BLOCK):
         rows = slice(start, start + _BLOCK)
+        if start % BLOCK == 0:
+            release(*read)
         kind, handled = recording.kind[rows], recording.handled[rows]
         exit_at = _cycles(recording.exit_ns[rows], model.hz)
         recorded = _cycles(recording.entry_ns[rows], model.hz) - exit_at
@@ -143,6 +147,7 @@ def _fill(append: Append, recording: TraceRecording, model: _Costs, progress: Pr
         end, total, work = int(ends[-1]), int(sums[-1]), int(works[-1])
         if progress is not None:
             progress("converting", min(start + _BLOCK, len(recording)), len(recording))
+    release(*read)
 
 
 def _cycles(ns: npt.NDArray[np.int64], hz: int) -> npt.NDArray[np.int64]:

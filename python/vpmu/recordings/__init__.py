@@ -53,7 +53,7 @@ def parse_recording(
     vcpu : int, optional
         Which vCPU of a trace. The one with most exits, by default.
     progress : callable, optional
-        Called with (what is done, bytes so far, bytes to do) now and then.
+        Called with (what is done, so far, to do) now and then.
 
     Returns
     -------
@@ -132,7 +132,7 @@ def _trace(
             lines.number = trace.feed_block(block, start, lines.number + 1)
         if before is not None and not lines.unchanged(before):
             key = None
-        return trace.finish(vcpu, lines.too_long, key)
+        return trace.finish(vcpu, lines.too_long, key, progress)
     except OSError as error:
         raise RecordingError(
             lines.path,

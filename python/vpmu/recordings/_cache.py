@@ -83,7 +83,7 @@ def content_of(file: BinaryIO, progress: Callable[[str, int, int], None] | None)
     file : binary file
         Read to its end.
     progress : callable, optional
-        Called with ("comparing", bytes so far, bytes to read).
+        Called with ("hashing", bytes so far, bytes to read).
 
     Returns
     -------
@@ -96,7 +96,7 @@ def content_of(file: BinaryIO, progress: Callable[[str, int, int], None] | None)
         content.update(piece)
         seen += len(piece)
         if progress is not None:
-            progress("comparing", min(seen, size), size)
+            progress("hashing", min(seen, size), size)
     return content.hexdigest()
 
 

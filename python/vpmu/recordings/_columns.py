@@ -11,6 +11,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from vpmu._mapped import map_column
+
 Column = npt.NDArray[Any]
 Append = Callable[[Mapping[str, Column]], None]
 """Takes the next rows of every column."""
@@ -138,7 +140,9 @@ def map_files(folder: str, dtypes: Mapping[str, str], verify: bool) -> Stored | 
         for name, dtype in dtypes.items():
             if not _intact(_file(folder, name), dtype, body["count"], body["crc32"][name] if verify else None):
                 return None
-        columns = {name: np.asarray(np.load(_file(folder, name), mmap_mode="r")) for name in dtypes}
+        columns = {
+            name: map_column(_file(folder, name), dtype, _HEADER, body["count"]) for name, dtype in dtypes.items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return Stored(columns, body["values"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -123,6 +123,7 @@ def recording_of(
     messages: list[str],
     spool: Spool,
     key: str | None,
+    progress: Callable[[str, int, int], None] | None,
 ) -> TraceRecording:
     """Choose a vCPU and put its exits into arrays.
 
@@ -142,6 +143,8 @@ def recording_of(
         Has the time lines' exits.
     key : str or None
         What to keep the exits under; with None, few stay in memory, and many on disk for as long as they are used.
+    progress : callable, optional
+        Called with (what is done, exits so far, exits to do).
 
     Returns
     -------
@@ -173,7 +176,7 @@ def recording_of(
     parts = by_vcpu[vcpu]
 
     def fill(append: Append) -> dict[str, Any]:
-        survey = _trace_columns.fill(append, parts, spool, reasons)
+        survey = _trace_columns.fill(append, parts, spool, reasons, progress)
         values = {
             "dialect": dialect,
             "vcpu": vcpu,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -54,7 +54,13 @@ class Survey(NamedTuple):
     unknown_msr: int
 
 
-def fill(append: Append, parts: Sequence[VcpuTimeline], spool: Spool, reasons: Sequence[str]) -> Survey:
+def fill(
+    append: Append,
+    parts: Sequence[VcpuTimeline],
+    spool: Spool,
+    reasons: Sequence[str],
+    progress: Callable[[str, int, int], None] | None,
+) -> Survey:
     """Append the exits of the time lines of one vCPU, one after the other.
 
     Parameters
@@ -67,7 +73,17 @@ def fill(append: Append, parts: Sequence[VcpuTimeline], spool: Spool, reasons: S
         Has their exits.
     reasons : sequence of str
         What the time lines' reasons mean.
+    progress : callable, optional
+        Called with ("sorting", exits so far, exits to do); every exit is looked at twice.
     """
+    done, to_do = 0, 2 * sum(part.count for part in parts)
+
+    def report(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress("sorting", done, to_do)
+
     accesses = np.array([name in MSR_REASONS for name in reasons], dtype=bool)
     used = np.zeros(len(reasons), dtype=bool)
     known = np.zeros(0, dtype=np.int64)
@@ -79,6 +95,7 @@ def fill(append: Append, parts: Sequence[VcpuTimeline], spool: Spool, reasons: S
             unknown_msr += int(np.count_nonzero(accesses[rows["reason"]] & (rows["msr"] < 0)))
             if len(known) <= MAX_KINDS:
                 known = _with(known, _kind_keys(rows))
+            report(len(rows))
     number = np.cumsum(used) - 1
     countable = len(known) <= MAX_KINDS
 
@@ -87,6 +104,7 @@ def fill(append: Append, parts: Sequence[VcpuTimeline], spool: Spool, reasons: S
     for part, start in zip(parts, starts, strict=False):
         for rows in _blocks(part, spool):
             append(_columns(rows, start - part.first, number, known if countable else None))
+            report(len(rows))
     kinds = [(int(number[key >> 34]), (key >> 1 & (1 << 33) - 1) - 1, key & 1) for key in known.tolist()]
     return Survey(
         [name for name, occurs in zip(reasons, used.tolist(), strict=True) if occurs],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from vpmu._errors import RecordingError
 from vpmu.recordings import _events, _ftrace, _perf_script
 from vpmu.recordings._ftrace import Thread
@@ -148,7 +150,13 @@ class TraceReader:
             self._switch(text, found.end())
         return self._read > 0
 
-    def finish(self, vcpu: int | None, too_long: int = 0, key: str | None = None) -> TraceRecording:
+    def finish(
+        self,
+        vcpu: int | None,
+        too_long: int = 0,
+        key: str | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> TraceRecording:
         """Choose a vCPU and give its exits.
 
         Parameters
@@ -159,6 +167,8 @@ class TraceReader:
             Lines that were never fed because of their length, for a message.
         key : str, optional
             What to keep the exits under; nothing is kept by default.
+        progress : callable, optional
+            Called with (what is done, exits so far, exits to do).
 
         Returns
         -------
@@ -197,6 +207,7 @@ class TraceReader:
             messages=messages,
             spool=self._spool,
             key=key,
+            progress=progress,
         )
 
     def skip(self, number: int) -> None:
