@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from vpmu_core.traceindex import CHUNK, sum_chunks
 
 from ._cpu import CpuModel
 from ._events import EVENTS
+from ._mapped import blocks, release
 from ._sequences import Sequence
 
 #: The index that counts nothing.
@@ -119,12 +121,42 @@ class Trace:
                 np.empty(by_kind, np.uint64),
                 np.empty(by_kind, np.uint64),
             )
-            gap, handling, idle = (np.ascontiguousarray(c, np.int64) for c in (self.gap, self.handling, self.idle))
-            kind = np.ascontiguousarray(self.kind, np.uint16)
-            sum_chunks(gap, kind, handling, idle, np.array(userspace, np.uint8), kernel, *sums)
+            for rows in blocks(n * CHUNK, self.gap, self.kind, self.handling, self.idle):
+                gap, handling, idle = (
+                    np.ascontiguousarray(c[rows], np.int64) for c in (self.gap, self.handling, self.idle)
+                )
+                kind = np.ascontiguousarray(self.kind[rows], np.uint16)
+                part = [column[rows.start // CHUNK : rows.stop // CHUNK] for column in sums]
+                sum_chunks(gap, kind, handling, idle, np.array(userspace, np.uint8), kernel, *part)
             made.clear()  # other costs, other CPU: the last ones are enough
             made[key] = sums
         return made[key]
+
+    @property
+    def cycles_to_last(self) -> int:
+        """Cycles from the start to the last exit, without transitions; the exits before it are handled by then."""
+        return self._totals[0]
+
+    @property
+    def blocking(self) -> int:
+        """Exits that idle."""
+        return self._totals[1]
+
+    @cached_property
+    def _totals(self) -> tuple[int, int]:
+        cycles = blocking = 0
+        for rows in blocks(len(self.gap), self.gap, self.handling, self.idle):
+            cycles += int(self.gap[rows].sum()) + int(self.handling[rows].sum()) + int(self.idle[rows].sum())
+            blocking += int(np.count_nonzero(self.idle[rows]))
+        return cycles - (int(self.handling[-1]) + int(self.idle[-1]) if len(self.gap) else 0), blocking
+
+    def blocking_before(self, count: int) -> int:
+        """How many of the first exits idle."""
+        return sum(int(np.count_nonzero(self.idle[rows])) for rows in blocks(count, self.idle))
+
+    def release(self) -> None:
+        """Give back the pages of the columns that have been read, if they are mapped."""
+        release(self.gap, self.kind, self.handling, self.idle)
 
 
 @dataclass(frozen=True)

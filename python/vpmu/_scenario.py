@@ -285,7 +285,7 @@ def _end(scenario: Scenario, trace: Trace | None, costs: CostModel) -> int:
     if trace is None or trace.repeat or not len(trace.gap):
         return scenario.end_cycles
     transitions = len(trace.gap) * (costs["vm_exit"].value + costs["vm_entry"].value)
-    last = int(trace.gap.sum() + trace.handling[:-1].sum() + trace.idle[:-1].sum()) + transitions
+    last = trace.cycles_to_last + transitions
     return min(max(scenario.end_cycles, last + 1), MAX_CYCLES - 1)
 
 

@@ -25,6 +25,8 @@ ENGINES = ("lazy", "stepwise", "reference")
 def _run_compiled(plan_: Plan, engine: str, progress: Progress | None) -> dict[str, Any]:
     machine = Machine(plan_, engine)
     while not machine.advance():
+        if plan_.trace is not None:
+            plan_.trace.release()
         if progress is not None:
             progress(*machine.progress)
     result: dict[str, Any] = machine.result()
@@ -116,9 +118,8 @@ def _refused(scenario: Scenario, engine: str, reason: str, baselines: tuple[Resu
 def _blocking(planned: Plan, raw: dict[str, Any]) -> int:
     if planned.trace is not None:
         # Exits of a trace come in its order, again and again.
-        blocks = planned.trace.idle > 0
-        rounds, rest = divmod(sum(raw["exits"]), len(blocks))
-        return int(rounds * blocks.sum() + blocks[:rest].sum())
+        rounds, rest = divmod(sum(raw["exits"]), len(planned.trace.idle))
+        return int(rounds) * planned.trace.blocking + planned.trace.blocking_before(int(rest))
     return sum(count for e, count in zip(planned.exits, raw["exits"], strict=True) if e.idle)
 
 

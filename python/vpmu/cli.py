@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import io
 import json
 import os
 import sys
-import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, NoReturn
 
@@ -23,6 +21,7 @@ from ._designs import GuestPmu, design, designs, with_event_filter
 from ._errors import ScenarioError, UnknownName, VpmuError
 from ._listing import EVENTS_NOTE, LISTS, list_rows
 from ._perf import parse_guest_perf, parse_host_perf
+from ._progress import Report, progress_bar
 from ._recorded import Recorded, positive_seconds, read_recording
 from ._result import Result
 from ._scenario import Scenario
@@ -30,6 +29,7 @@ from ._simulate import ENGINES, compare, simulate
 from ._version import __version__
 from ._workload import Workload
 from ._workload_file import rates_names, workload, workloads
+from .recordings import TraceRecording
 
 DEFAULT_GUEST_PERF = "stat:instructions,cycles"
 
@@ -166,35 +166,6 @@ def _say(message: str) -> None:
     print(f"vpmu: {_printable(message)}", file=sys.stderr)
 
 
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on standard error, from the second second on, if somebody looks."""
-    started = time.monotonic()
-    bar: Any = None
-    task: Any = None
-
-    def report_progress(name: str, at: int, end: int) -> None:
-        nonlocal bar, task
-        if time.monotonic() - started < 2 or not sys.stderr.isatty():
-            return
-        if bar is None:
-            try:
-                from rich.console import Console
-                from rich.progress import Progress
-            except ImportError:
-                return
-            bar = Progress(console=Console(stderr=True), transient=True)
-            bar.start()
-            task = bar.add_task(name, total=None)
-        bar.update(task, description=name, completed=min(at / end, 1.0), total=1.0)
-
-    try:
-        yield report_progress
-    finally:
-        if bar is not None:
-            bar.stop()
-
-
 # -- commands ---------------------------------------------------------------------------------------------------------
 
 
@@ -227,15 +198,17 @@ def _workload(args: argparse.Namespace) -> Workload | Recorded:
     rates = args.rates or "generic"
     if rates not in rates_names():
         raise UnknownName("workload for --rates", rates, rates_names())
-    recorded = read_recording(
-        name,
-        recorded_seconds=args.recorded_seconds,
-        table=args.table,
-        vcpus=args.vcpus,
-        vcpu=args.vcpu,
-        rates=rates,
-        repeat=args.repeat,
-    )
+    with progress_bar() as progress:
+        recorded = read_recording(
+            name,
+            recorded_seconds=args.recorded_seconds,
+            table=args.table,
+            vcpus=args.vcpus,
+            vcpu=args.vcpu,
+            rates=rates,
+            repeat=args.repeat,
+            progress=progress,
+        )
     for message in recorded.messages:
         _say(message)
     return recorded
@@ -258,6 +231,13 @@ def _heading(scenario: Scenario) -> str:
     return line
 
 
+def _convert(scenario: Scenario, progress: Report) -> None:
+    """Convert a trace before it is first replayed, which takes time where it is long."""
+    source = scenario.workload
+    if isinstance(source, Recorded) and isinstance(source.recording, TraceRecording) and scenario.design.has_host:
+        source.trace(scenario.cpu, scenario.cost_model(), progress)
+
+
 def _compare(args: argparse.Namespace) -> int:
     scenario = Scenario(
         cpu=cpu(args.cpu),
@@ -271,7 +251,8 @@ def _compare(args: argparse.Namespace) -> int:
         what_if=args.what_if,
     )
     console: Any = _console() if args.format == "table" else None  # before the work, in case rich is missing
-    with _progress() as progress:
+    with progress_bar() as progress:
+        _convert(scenario, progress)
         wanted = [design(spec) for spec in args.design or designs()]
         results = compare(scenario, wanted, engine=args.engine, progress=progress)
     if args.format == "json":
@@ -317,7 +298,8 @@ def _scenario_file(path: str) -> Scenario:
             if key not in _RECORDING_KEYS:
                 raise UnknownName(f"key of [recording] in {path}", key, _RECORDING_KEYS)
         options = {key: value for key, value in recording.items() if key != "path"}
-        bound = read_recording(os.path.join(os.path.dirname(path), recording["path"]), **options)
+        with progress_bar() as progress:
+            bound = read_recording(os.path.join(os.path.dirname(path), recording["path"]), **options, progress=progress)
         for message in bound.messages:
             _say(message)
         arguments["workload"] = bound
@@ -349,7 +331,8 @@ def _run(args: argparse.Namespace) -> int:
     scenario = _scenario_file(args.scenario)
     name = str(scenario.design)
     console: Any = _console() if args.format == "table" else None
-    with _progress() as progress:
+    with progress_bar() as progress:
+        _convert(scenario, progress)
         result: Result = simulate(scenario, args.engine, progress=lambda at, end: progress(name, at, end))
     if args.format == "json":
         _print_json({**result.to_dict(), "ledger": result.ledger(), "provenance": dict(result.provenance)})
