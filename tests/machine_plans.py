@@ -8,14 +8,21 @@ import numpy as np
 from hypothesis import strategies as st
 
 import vpmu
-from vpmu._plan import Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
+from vpmu._plan import ACCESSES, Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
 from vpmu._scenario import plan
 
 DESIGNS = (
     *vpmu.designs(),  # a new one is tested as soon as it has its name
     "emulated,reuse=false",
     "mediated,scope=every-exit",
+    "mediated,scope=run-loop",
+    "mediated,scope=vcpu-sched,exclude_guest=window",
     "mediated,sequence=linux-7.0-no-elision",
+    "mediated-semi,scope=every-exit,exclude_guest=window",
+    "passthrough,scope=every-exit",
+    "passthrough,erratum=true",
+    "virtualized,scope=every-exit",
+    "dedicated,lvtpc=passthrough",
 )
 
 
@@ -60,8 +67,12 @@ def plans(draw) -> Plan:
     wall = Stream(wall_gap * hosted, (full,), (0,), (2,), draw(regular(1, [17, 100] if tight else [9000, 70000])))
     if draw(st.booleans()):
         kinds = (*kinds[:2], dataclasses.replace(kinds[2], handling=0, idle=0))
-    owns = design in ("bare-metal", "dedicated")
-    guest = cpu if owns else base.guest_cpu
+    made = vpmu.design(design)
+    if isinstance(made, vpmu.Mediated) and made.name != "passthrough" and draw(st.booleans()):
+        # As for a guest with fewer counters than its host.
+        traps = frozenset(ACCESSES) - {"counter"}
+        base = dataclasses.replace(base, traps=traps, global_ctrl_in_exit_list=False)
+    guest = cpu if made.owns_hardware else base.guest_cpu
     places = [i for i in range(8) if guest.gp_mask >> i & 1] + [32 + i for i in range(4) if guest.fixed_mask >> i & 1]
     chosen = draw(st.lists(st.sampled_from(places), unique=True, max_size=5)) if design != "none" else []
     codes = {0xC0: 0, 0x3C: 1, 0x13C: 3, 0x4F2E: 4, 0x412E: 5, 0xC4: 6, 0xC5: 7}
@@ -80,9 +91,9 @@ def plans(draw) -> Plan:
         user, kernel = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
         side = draw(st.sampled_from([(True, False), (False, True), (False, False)]))
         gp = draw(st.sampled_from([cpu.gp_mask, cpu.gp_mask, 0x3, 0x1]))
-        if design == "dedicated":
+        if made.cedes_pmu:
             gp = 0
-        fixed = {0xC0: 1, 0x3C: 2}.get(code, 0) if design != "dedicated" else 0
+        fixed = {0xC0: 1, 0x3C: 2}.get(code, 0) if not made.cedes_pmu else 0
         host_events.append(PlannedHostEvent(codes[code], code, gp, fixed, user, kernel, *side))
     return dataclasses.replace(
         base,

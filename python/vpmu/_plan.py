@@ -126,9 +126,9 @@ class Plan:
     Parameters
     ----------
     design : str
-        ``none``, ``bare-metal``, ``emulated``, ``mediated`` or ``dedicated``.
+        Its name; what it does is in ``reactions`` and ``reference``.
     options : dict of str to str or bool
-        ``scope`` (mediated), ``reuse`` (emulated).
+        Those of the design, for its own modules.
     traps : frozenset of str
         Guest accesses of :data:`ACCESSES` that exit.
     cpu, guest_cpu : CpuModel
@@ -159,6 +159,10 @@ class Plan:
         What counts for the guest are host perf events, which may find no counter.
     global_ctrl_in_exit_list : bool
         Every exit stores GLOBAL_CTRL through the VM-exit MSR list.
+    reactions : str
+        Compiled module of the design; empty for ``vpmu_core.designs`` and the name.
+    reference : str
+        ``MODULE:CLASS`` of the design in the slow machine; empty for that of the registered design of this name.
     """
 
     design: str
@@ -183,3 +187,5 @@ class Plan:
     owns_hardware: bool
     backed_by_host_events: bool
     global_ctrl_in_exit_list: bool
+    reactions: str = ""
+    reference: str = ""

@@ -8,11 +8,12 @@ from typing import Any
 
 from vpmu_core.machine import Machine
 
-from ._designs import Design, design
-from ._designs import designs as _all_designs
+from ._designs import Design
 from ._errors import ScenarioError, UnknownName
 from ._perf import HostEvent
 from ._plan import Plan
+from ._registry import design
+from ._registry import designs as _all_designs
 from ._result import Counter, Result, few_blocking_exits
 from ._scenario import Scenario, plan
 from ._version import __version__

@@ -12,8 +12,8 @@ from vpmu_core.random cimport sfc64_next
 from vpmu_core.state cimport (
     ACCESS_COUNTER, ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_OVF_CTRL, ACCESS_RDPMC,
     ACCESS_SELECTOR, ACTIVITIES, CAUSE_CEDED, CAUSE_HOST_STALE, CAUSE_NOT_SCHEDULED, CAUSE_PMU_DISABLED,
-    CAUSE_WINDOW, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HANDLER, HOST_CEDED, HOST_ERROR, HOST_TASK, WORK, access_t,
-    guest_event_t, host_event_t, machine_t,
+    CAUSE_WINDOW, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HANDLER, HOST_CEDED, HOST_ERROR, HOST_TASK, WINDOW_IS_GUEST,
+    WORK, access_t, guest_event_t, host_event_t, machine_t,
 )
 
 cdef uint64_t SHORT = 1 << 26  # below this many cycles, 64-bit arithmetic counts exactly
@@ -37,13 +37,14 @@ cdef void _charge_host_events(
     """The ledger of the host's own events for one piece of an activity."""
     cdef host_event_t *e
     cdef uint64_t n
-    cdef bint wanted, counted
+    cdef bint wanted, counted, window = m.blind and (m.flags & WINDOW_IS_GUEST) != 0
     cdef int i
     for i in range(m.host_events):
         e = &m.host_event[i]
         if e.guest_slot >= 0:
             continue
-        wanted = not (e.exclude_guest if guest else e.exclude_host) and (e.user if user else e.kernel)
+        wanted = not (e.exclude_guest if guest or (window and e.exclude_guest) else e.exclude_host) and (
+            e.user if user else e.kernel)
         counted = e.slot >= 0 and on >> e.slot & 1
         if not wanted and not counted:
             continue

@@ -241,15 +241,14 @@ cdef class Machine:
 
     def _fill_design(self, plan):
         cdef machine_t *m = &self.m
-        module = import_module("vpmu_core.designs." + plan.design.replace("-", "_"))
+        module = import_module(plan.reactions or "vpmu_core.designs." + plan.design.replace("-", "_"))
         capsule = module.reactions()
         m.design = <const design_t *>PyCapsule_GetPointer(capsule, "vpmu.design")
         if m.design.leave == NULL and (m.work_stream.mean_gap or m.wall_stream.mean_gap or m.trace.gap != NULL):
             raise ValueError(f"design {plan.design} has no exits, but the plan has sources of them")
         m.guest_pmi_handler = pmi_handler
         m.traps = sum([1 << _ACCESSES.index(access) for access in plan.traps])
-        m.every_exit = plan.options.get("scope") == "every-exit"
-        m.reuse = plan.options.get("reuse", True)
+        m.flags = module.flags(plan.options) if hasattr(module, "flags") else 0
         m.list_entry = plan.global_ctrl_in_exit_list
         if plan.sequence is not None:
             load, put = plan.sequence.programs()

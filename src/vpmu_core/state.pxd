@@ -64,10 +64,11 @@ cdef enum:  # cost_index: the order of vpmu._costs.COST_NAMES
     COST_GUEST_NMI_EXIT = 26
     COST_GUEST_PERF_CALL = 27
     COST_MSR_LIST_ENTRY = 28
-    COSTS = 29
-    SPENT_HANDLING = 29  # handling times of planned exits
-    SPENT_IDLE = 30
-    SPENT = 31
+    COST_HARDWARE_PMU_SWITCH = 29
+    COSTS = 30
+    SPENT_HANDLING = 30  # handling times of planned exits
+    SPENT_IDLE = 31
+    SPENT = 32
 
 cdef enum:  # op_class
     OP_RDMSR = 0
@@ -119,6 +120,14 @@ cdef enum:  # host_state
     HOST_ACTIVE = 1
     HOST_ERROR = 2  # pinned, and no counter was free
     HOST_CEDED = 3  # the host has given its PMU up
+
+cdef enum:  # design_flag: bits 0 to 2 are the exit kinds at which guest state is switched
+    SWITCH_AT_KINDS = 7
+    SWITCH_AROUND_BLOCKING = 8
+    SWITCH_AROUND_USERSPACE = 16
+    WINDOW_IS_GUEST = 32  # exclude_guest means: not between load and put
+    REUSE_EVENTS = 64
+    FIRST_OWN_FLAG = 256  # from here on each design has its own
 
 cdef enum:  # run_kind
     WORK = 0
@@ -221,6 +230,8 @@ cdef struct design_t:  # the reactions of a vPMU design; NULL where it has none
     reaction_t requests  # reprogramming before the next entry
     reaction_t block  # HLT: the vCPU's thread goes to sleep
     reaction_t wake
+    reaction_t to_user  # KVM_RUN returns to the virtual machine monitor
+    reaction_t from_user
     reaction_t arrive  # an unmasked PMI arrives
     reaction_t nmi  # a host NMI, inside the exit that it caused
     bint (*refuses)(machine_t *m) noexcept nogil  # a fastpath exit that emulates an instruction
@@ -286,8 +297,8 @@ cdef struct machine_s:
     reaction_t fast_forward  # of the lazy engine; NULL: stepwise
     void *lazy  # lazy_t of lazy.pxd
     uint32_t traps  # access_kind bits
-    bint every_exit
-    bint reuse
+    uint32_t flags  # design_flag bits
+    bint loaded  # guest state is in hardware, as far as the design switches it
     uint32_t reprogram  # slots to reprogram
     bint ledger_stale  # what backs the guest counters has changed since the last entry
     uint32_t counting_instructions  # slots, KVM pmc_counting_instructions

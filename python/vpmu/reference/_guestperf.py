@@ -81,7 +81,7 @@ class GuestPerf:
         self._machine = machine
         model = machine.guest_model
         self.events = [
-            GuestEvent(e, max_period(model, e.counter), machine.plan.design != "emulated")
+            GuestEvent(e, max_period(model, e.counter), not machine.plan.backed_by_host_events)
             for e in machine.plan.guest_events
         ]
         self.nmi_pending = False

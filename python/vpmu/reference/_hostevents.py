@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ._clocks import CPL, GUEST
+from ._clocks import CPL
 from ._counters import full_selector
 from ._perfcount import PerfCount
 
@@ -59,10 +59,9 @@ class HostEvent:
         self.losses: dict[str, int] = {}
         self.gains: dict[str, int] = {}
 
-    def admits(self, activity: int) -> bool:
-        """Whether its attributes let it count in an activity."""
-        excluded = self.exclude_guest if activity in GUEST else self.exclude_host
-        return not excluded and (self.user if CPL[activity] else self.kernel)
+    def counts_level(self, activity: int) -> bool:
+        """Whether it counts at the privilege level of an activity."""
+        return self.user if CPL[activity] else self.kernel
 
 
 def place(events: Sequence[HostEvent]) -> list[int] | None:

@@ -313,7 +313,9 @@ class HostPerf:
             for one in step:
                 activity = one[0]
                 n = rates.count(event.event, [one], event.user, event.kernel)
-                if event.admits(activity):
+                if event.counts_level(activity) and not design.host_excluded(
+                    activity, event.exclude_guest, event.exclude_host
+                ):
                     event.ideal += n
                     if not counting:
                         add(event.losses, design.host_loss(activity, event.state == ERROR), n)

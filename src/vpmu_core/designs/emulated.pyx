@@ -13,7 +13,7 @@ from vpmu_core.unit cimport FIXED_SLOT, SELECTOR_OS, SELECTOR_USR, bits_of, enab
 from vpmu_core.counting cimport meter, spend
 from vpmu_core.state cimport (
     ACCESS_COUNTER, ACCESS_RDPMC, CAUSE_NONE, CAUSE_NOT_SCHEDULED, COST_REPROGRAM, EFFECT_NMI, EXIT_EXCEPTION_NMI,
-    HOST_ACTIVE, KERNEL, access_t, design_t, guest_event_t, machine_t, vcpu_counter_t,
+    HOST_ACTIVE, KERNEL, REUSE_EVENTS, access_t, design_t, guest_event_t, machine_t, vcpu_counter_t,
 )
 from vpmu_core.timeline cimport request_guest_pmi, vm_exit
 
@@ -127,7 +127,7 @@ cdef void _reprogram(machine_t *m, int slot) noexcept nogil:
     else:
         selector = _fixed_selector(m, slot)
         key = m.guest.fixed_ctr_ctrl >> 4 * (slot - FIXED_SLOT) & 15
-    if c.event >= 0 and c.key == key and m.reuse:
+    if c.event >= 0 and c.key == key and m.flags & REUSE_EVENTS:
         perf_period(m, c.event, period)
         perf_enable(m, c.event)
     else:
@@ -170,6 +170,11 @@ _DESIGN.arrive = _arrive
 _DESIGN.nmi = host_nmi_handler
 _DESIGN.access = _access
 _DESIGN.retire = _retire
+
+
+def flags(options):
+    """Return the design_flag bits that the options of a plan mean."""
+    return REUSE_EVENTS if options.get("reuse", True) else 0
 
 
 def reactions():
