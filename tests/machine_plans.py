@@ -8,12 +8,14 @@ import numpy as np
 from hypothesis import strategies as st
 
 import vpmu
-from vpmu._plan import ACCESSES, Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
+from vpmu._plan import ACCESSES, Plan, PlannedAccess, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
 from vpmu._scenario import plan
 
 DESIGNS = (
     *vpmu.designs(),  # a new one is tested as soon as it has its name
     "emulated,reuse=false",
+    "emulated,reprogram=synchronous",
+    "direct-capture,constraints=host",
     "mediated,scope=every-exit",
     "mediated,scope=run-loop",
     "mediated,scope=vcpu-sched,exclude_guest=window",
@@ -107,6 +109,48 @@ def plans(draw) -> Plan:
         seeds={name: (draw(st.integers(0, 2**64 - 1)), 7, i) for i, name in enumerate(("work", "wall", "skid"))},
         guest_events=tuple(guest_events),
         host_events=tuple(host_events),
+        least_period=draw(st.sampled_from([1, 1, 32, 1000])),
+    )
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> Plan:
+    """A random plan in which guest software other than perf uses the PMU in ways that perf never would."""
+    planned = draw(plans())
+    if planned.design == "none":
+        return planned
+    guest = planned.cpu if planned.owns_hardware else planned.guest_cpu
+    gp = [i for i in range(8) if guest.gp_mask >> i & 1]
+    fixed = [32 + m for m in range(4) if guest.fixed_mask >> m & 1]
+    some = st.sampled_from(gp[:3] + fixed[:3])
+    selector = st.builds(
+        lambda code, how: code | how,
+        st.sampled_from([0xC0, 0x3C, 0x4F2E, 0xC4, 0xC5]),
+        st.sampled_from([0, 1 << 22, 3 << 16, 0x43 << 16, 0x53 << 16, 0x53 << 16, 0x51 << 16, 0x52 << 16, 0x11 << 16]),
+    )
+    full = st.sampled_from([0, guest.gp_mask | guest.fixed_mask << 32, 1, 3, 7 << 32, 1 << 32 | 1])
+    top = 1 << guest.gp_width
+    access = st.one_of(
+        st.tuples(st.just("counter"), some, st.sampled_from([0, 1, top - 1, top - 2, top - 40, top - 3000, 1 << 40])),
+        st.tuples(st.just("selector"), st.sampled_from(gp[:3]), selector),
+        st.tuples(st.just("selector"), st.just(0), st.sampled_from([0x4300C0, 0x5300C0, 0x1300C0, 0x5300C4])),
+        st.tuples(st.just("fixed_ctr_ctrl"), st.just(0), st.sampled_from([0, 0xB, 0xBB, 0x3, 0xB0, 0x8, 0x1, 0x9])),
+        st.tuples(st.just("global_ctrl"), st.just(0), full),
+        st.tuples(st.just("global_ctrl"), st.just(0), full),
+        st.tuples(st.just("global_status"), st.just(0), st.just(0)),
+        st.tuples(st.just("global_ovf_ctrl"), st.just(0), full),
+        st.tuples(st.just("rdpmc"), some, st.just(0)),
+        st.tuples(st.just("rdpmc"), some, st.just(0)),
+        st.tuples(st.just("lvtpc"), st.just(0), st.just(0x400)),
+    )
+    gaps = st.sampled_from([0, 1, 100, 3000])
+    steps = draw(st.lists(st.tuples(gaps, access), min_size=1, max_size=25))
+    constrained = {6: draw(st.sampled_from([guest.gp_mask, 0x2, 0x1])), 0: guest.gp_mask}
+    return dataclasses.replace(
+        planned,
+        guest_events=planned.guest_events if draw(st.booleans()) else (),
+        gp_constraint=tuple(constrained.get(e, mask) & mask for e, mask in enumerate(planned.gp_constraint)),
+        program=tuple(PlannedAccess(gap, *what) for gap, what in steps),
     )
 
 

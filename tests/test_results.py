@@ -327,7 +327,8 @@ def test_classes_and_assets() -> None:
     rows = {name: r.to_dict() for name, r in vpmu.compare(vpmu.Scenario(cpu="skylake", seconds=0.001)).items()}
     classes = {name: row["class"] for name, row in rows.items()}
     assert classes == {
-        "none": None, "bare-metal": None, "emulated": "emulated", "mediated": "mediated", "mediated-semi": "mediated",
+        "none": None, "bare-metal": None, "emulated": "emulated", "direct-capture": "emulated",
+        "mediated": "mediated", "mediated-semi": "mediated",
         "passthrough": "virtualized", "virtualized": "virtualized", "dedicated": "virtualized",
     }  # fmt: skip
     assert rows["none"]["passed_through"] == rows["emulated"]["passed_through"] == []

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ._designs import GuestPmu as GuestPmu
     from ._designs import Mediated as Mediated
     from ._designs import NoPmu as NoPmu
+    from ._direct_capture import DirectCapture as DirectCapture
     from ._errors import EventFileError as EventFileError
     from ._errors import GeneralProtectionFault as GeneralProtectionFault
     from ._errors import RecordingError as RecordingError
@@ -90,6 +91,7 @@ _HOME = {
     "Cpuid": "vpmu._cpuid",
     "BareMetal": "vpmu._designs",
     "Dedicated": "vpmu._designs",
+    "DirectCapture": "vpmu._direct_capture",
     "Design": "vpmu._designs",
     "Emulated": "vpmu._designs",
     "GuestPmu": "vpmu._designs",

@@ -185,15 +185,23 @@ class Emulated(Design):
     Parameters
     ----------
     reuse : bool
-        Keep a counter's event when only its enable bit toggles (Linux since 5.6).
+        Keep a counter's event when only its enable bit toggles, and release it when the guest has left the counter
+        alone for a slice of the vCPU's (Linux since 5.6).
+    reprogram : {"coalesced", "synchronous"}
+        Whether what a write changes is reprogrammed before the next entry or, as up to Linux 6.0, at once.
     """
 
     name = "emulated"
     class_ = "emulated"
     summary = "every access traps, host perf events do the counting"
-    options_help = "reuse=true|false"
+    options_help = "reuse=true|false, reprogram=coalesced|synchronous"
     backed_by_host_events = True
     reuse: bool = True
+    reprogram: str = "coalesced"
+
+    def __post_init__(self) -> None:
+        if self.reprogram not in ("coalesced", "synchronous"):
+            raise UnknownName("way to reprogram", self.reprogram, ("coalesced", "synchronous"))
 
     @property
     def reference(self) -> str:
@@ -201,8 +209,8 @@ class Emulated(Design):
         return "vpmu.reference._emulated:Emulated"
 
     def options(self) -> dict[str, str | bool]:
-        """Reuse."""
-        return {"reuse": self.reuse}
+        """Reuse, and when writes take effect."""
+        return {"reuse": self.reuse, "reprogram": self.reprogram}
 
 
 def busy(host_perf: tuple[HostEvent, ...], vm_first: bool) -> str:

@@ -106,6 +106,16 @@ class PlannedGuestEvent:
 
 
 @dataclass(frozen=True)
+class PlannedAccess:
+    """An access of guest software other than perf: one of :data:`ACCESSES`, after ``gap`` cycles of its own code."""
+
+    gap: int
+    access: str
+    counter: int = 0
+    value: int = 0
+
+
+@dataclass(frozen=True)
 class PlannedHostEvent:
     """A CPU-pinned counting event of the host, with the counters it may use."""
 
@@ -163,6 +173,10 @@ class Plan:
         Compiled module of the design; empty for ``vpmu_core.designs`` and the name.
     reference : str
         ``MODULE:CLASS`` of the design in the slow machine; empty for that of the registered design of this name.
+    least_period : int
+        Shortest sampling period that host perf accepts on this CPU.
+    program : tuple of PlannedAccess
+        What guest software other than perf does to the PMU before the workload begins.
     """
 
     design: str
@@ -189,3 +203,5 @@ class Plan:
     global_ctrl_in_exit_list: bool
     reactions: str = ""
     reference: str = ""
+    least_period: int = 1
+    program: tuple[PlannedAccess, ...] = ()

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from ._designs import BareMetal, Dedicated, Design, Emulated, Mediated, NoPmu
+from ._direct_capture import DirectCapture
 from ._errors import ScenarioError, UnknownName
 from ._mediated_semi import MediatedSemi
 from ._passthrough import Passthrough
@@ -18,6 +19,7 @@ _REGISTRY: dict[str, Callable[..., Design]] = {
         NoPmu,
         BareMetal,
         Emulated,
+        DirectCapture,
         Mediated,
         MediatedSemi,
         Passthrough,

@@ -351,6 +351,7 @@ def plan(scenario: Scenario) -> Plan:
         global_ctrl_in_exit_list=design.stores_global_ctrl(scenario.cpu, guest),
         reactions=design.reactions,
         reference=design.reference,
+        least_period=scenario.cpu.limit_period("instructions", 1),
     )
 
 

@@ -151,6 +151,10 @@ def _guest_counter(
             "the pinned host event that backs it found no free counter and went to ERROR, which the guest is "
             f"never told; {_holders(scenario, raw)}"
         )
+    if "period_rejected" in row["losses"]:
+        reasons.append("host perf refused the event that backs it: its period is below the least that the CPU can do")
+    if "wrong_counter" in row["losses"] or "wrong_counter" in row["gains"]:
+        reasons.append("its selector was put on a hardware counter that counts something else")
     if "emulated_instruction" in row["losses"]:
         reasons.append("instructions that the hypervisor emulated were not added to it")
     if "emulated_instruction" in row["gains"]:

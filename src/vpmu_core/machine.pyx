@@ -5,7 +5,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from vpmu_core._types cimport NEVER, int64_t, uint16_t, uint32_t, uint64_t
-from vpmu_core.guestperf cimport pmi_handler, read_out, set_up
+from vpmu_core.guestperf cimport pmi_handler, read_out, run_program, set_up
 from vpmu_core.hostperf cimport read_host_events
 from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
 from vpmu_core.msr cimport reset
@@ -15,7 +15,7 @@ from vpmu_core.counting cimport meter, running_clock
 from vpmu_core.state cimport (
     ACTIVITIES, CAUSES, CAUSE_NONE, HOST_ACTIVE, MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASES,
     PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, design_t, guest_event_t,
-    host_event_t, machine_t, planned_exit_t,
+    host_event_t, machine_t, planned_exit_t, program_step_t,
 )
 from vpmu_core.timeline cimport run, start
 
@@ -27,7 +27,10 @@ from vpmu._costs import COST_NAMES as _COST_NAMES
 from vpmu._plan import ACCESSES as _ACCESSES
 from vpmu._registers import register_file
 
-CAUSE_NAMES = (None, "not_scheduled", "emulated_instruction", "window", "pmu_disabled", "ceded", "host_stale")
+CAUSE_NAMES = (
+    None, "not_scheduled", "emulated_instruction", "window", "pmu_disabled", "ceded", "host_stale",
+    "period_rejected", "wrong_counter",
+)
 OP_NAMES = ("rdmsr", "rdpmc", "wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
 ORIGIN_NAMES = ("host", "hypervisor", "guest")
 PHASE_NAMES = ("setup", "run", "readout")
@@ -46,6 +49,7 @@ cdef void begin(machine_t *m) noexcept nogil:
     start(m)
     set_up(m)
     m.phase = PHASE_RUN
+    run_program(m)
 
 
 cdef void finish(machine_t *m) noexcept nogil:
@@ -82,6 +86,7 @@ cdef class Machine:
     def __dealloc__(self):
         free(self.m.exits)
         free(self.m.exit_count)
+        free(self.m.program)
         free(self.lazy.summary)
         free(self.lazy.kind)
         free(self.lazy.copy)
@@ -99,6 +104,7 @@ cdef class Machine:
         self._fill_guest_events(plan)
         self._fill_host_events(plan)
         self._fill_design(plan)
+        self._fill_program(plan)
         if engine == "template":
             return
         with nogil:
@@ -258,6 +264,19 @@ cdef class Machine:
             for i, (operation, flags) in enumerate(put):
                 m.put[i].operation, m.put[i].flags = operation, flags
 
+    def _fill_program(self, plan):
+        cdef machine_t *m = &self.m
+        m.least_period = plan.least_period
+        m.program_steps = len(plan.program)
+        m.program = <program_step_t *>calloc(m.program_steps + 1, sizeof(program_step_t))
+        if m.program == NULL:
+            raise MemoryError
+        for i, step in enumerate(plan.program):
+            m.program[i].gap = step.gap
+            m.program[i].access = _ACCESSES.index(step.access)
+            m.program[i].slot = step.counter if step.counter < 32 else step.counter - 32 + FIXED_SLOT
+            m.program[i].value = step.value
+
     def advance(self):
         """Run for one slice, at most some tens of milliseconds.
 
@@ -318,6 +337,12 @@ cdef class Machine:
             }
             out["counters"] = [self._counter(&copy.guest_event[i]) for i in range(copy.guest_events)]
             out["stray_counts"] = copy.stray_counts
+            if self.plan.program:
+                out["program"] = [
+                    (self.m.program[i].value, self.m.program[i].ideal)
+                    for i, step in enumerate(self.plan.program)
+                    if self.m.program[i].applied and step.access in ("rdpmc", "global_status")
+                ]
             return out
         finally:
             free(copy)

@@ -99,7 +99,9 @@ cdef enum:  # cause: of the ledger
     CAUSE_PMU_DISABLED = 4
     CAUSE_CEDED = 5
     CAUSE_HOST_STALE = 6
-    CAUSES = 7
+    CAUSE_PERIOD_REJECTED = 7
+    CAUSE_WRONG_COUNTER = 8
+    CAUSES = 9
 
 cdef enum:  # pmu_exit
     EXIT_MSR_WRITE = 0
@@ -114,6 +116,9 @@ cdef enum:  # effect_kind
     EFFECT_ACCESS = 1  # a trapped guest access
     EFFECT_PMI = 2  # the vector of a guest PMI
     EFFECT_NMI = 3  # a host NMI
+
+cdef enum:
+    REQUEST_CLEANUP = 1 << 30  # no counter has this slot
 
 cdef enum:  # host_state
     HOST_OFF = 0
@@ -175,8 +180,12 @@ cdef struct guest_event_t:
     uint64_t gains[CAUSES]
     uint64_t meter_clock[3]  # guest clocks when the running meter began
     uint8_t meter  # cause that is being metered, CAUSE_NONE if none
+    uint8_t meter_event  # what the ideal counter counts meanwhile
     uint8_t meter_user  # the ideal counter counts user code meanwhile
     uint8_t meter_kernel
+    uint8_t instead  # CAUSE_WRONG_COUNTER: the event that is counted in its place
+    uint8_t instead_user
+    uint8_t instead_kernel
     uint8_t slot
     uint8_t event
     uint8_t active
@@ -199,6 +208,7 @@ cdef struct host_event_t:
     uint8_t exclude_host
     uint8_t user
     uint8_t kernel
+    uint8_t held  # in its counter with the enable bits off (direct-capture)
 
 cdef struct vcpu_counter_t:  # KVM struct kvm_pmc, emulated design
     uint64_t counter
@@ -206,6 +216,7 @@ cdef struct vcpu_counter_t:  # KVM struct kvm_pmc, emulated design
     uint64_t key  # configuration of the perf event
     int8_t event  # index of host_event_t, -1 if none
     uint8_t paused
+    uint8_t rejected  # perf refused its event for its period
 
 cdef struct pmi_tally_t:
     uint64_t raised
@@ -213,6 +224,14 @@ cdef struct pmi_tally_t:
     uint64_t coalesced
     uint64_t lost
     uint64_t skid_past_exit
+
+cdef struct program_step_t:  # an access of guest software other than perf
+    uint64_t gap  # handler cycles before it
+    uint64_t value  # written, or read
+    uint64_t ideal
+    uint8_t access
+    uint8_t slot
+    uint8_t applied
 
 cdef struct step_t:  # one operation of a switch program
     uint16_t operation
@@ -299,7 +318,10 @@ cdef struct machine_s:
     uint32_t traps  # access_kind bits
     uint32_t flags  # design_flag bits
     bint loaded  # guest state is in hardware, as far as the design switches it
-    uint32_t reprogram  # slots to reprogram
+    uint32_t reprogram  # slots to reprogram, and REQUEST_CLEANUP
+    uint32_t retry  # slots whose event could not be created; they join the next request
+    uint32_t in_use  # slots that the guest has written to since the last clean-up (pmc_in_use)
+    int64_t least_period  # that host perf accepts
     bint ledger_stale  # what backs the guest counters has changed since the last entry
     uint32_t counting_instructions  # slots, KVM pmc_counting_instructions
     vcpu_counter_t vcpu[SLOTS]
@@ -312,6 +334,8 @@ cdef struct machine_s:
     int guest_events
     uint64_t guest_fixed_ctr_ctrl  # guest perf's cached value
     int64_t guest_max_period  # largest period that the guest can arm
+    program_step_t *program
+    int program_steps
     host_event_t host_event[MAX_HOST_EVENTS]
     int host_events
     uint64_t host_fixed_ctr_ctrl  # host perf's cached value

@@ -130,7 +130,7 @@ cdef void _retire(machine_t *m, int cpl) noexcept nogil:
     cdef uint32_t wanted, left, different
     cdef guest_event_t *e
     cdef int slot, i
-    if m.guest_events == 0:
+    if m.guest_events == 0 and m.program_steps == 0:
         return
     wanted = enabled(&m.ideal, cpl > 0) & m.ideal_instructions
     left = wanted

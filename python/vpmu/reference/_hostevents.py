@@ -55,6 +55,8 @@ class HostEvent:
         self.counter: int | None = None
         #: Whether it is in that counter now; an active event is not while guest state is loaded.
         self.in_hardware = False
+        #: In its counter with the enable bits off (direct-capture).
+        self.held = False
         self.ideal = 0
         self.losses: dict[str, int] = {}
         self.gains: dict[str, int] = {}

@@ -17,6 +17,7 @@ from ._counters import INSTRUCTIONS, Counters, event_codes
 from ._designs import Design
 from ._guestperf import GuestPerf
 from ._hostperf import HostPerf
+from ._program import run_program
 from ._random import NEVER, Arrivals, Replay, Sfc64, uniform
 from ._tally import Tally
 
@@ -90,6 +91,8 @@ class Machine:
         self._pmi_requested = False
         self._stopped = False
         self._finishing = False
+        #: What the guest's own program has read, and should have.
+        self.readings: list[tuple[int, int]] = []
         #: Running clock from which the read-out is left alone by host interrupts and PMIs.
         self._patience = NEVER
 
@@ -111,6 +114,7 @@ class Machine:
         try:
             self._start()
             self.tally.phase = "run"
+            run_program(self, self.readings)
             left = work_gap
             while (left := self._run_guest(True, left)) == 0:
                 self._planned_exit(work_kind, handling, idle)
@@ -126,6 +130,8 @@ class Machine:
         if self.design.has_guest_perf:
             self.perf.read_out()
         self.design.finish()
+        if self.plan.program:
+            result["program"] = self.readings
         result["counters"] = [event.report() for event in self.perf.events] if self.design.has_guest_perf else []
         return result
 
@@ -195,9 +201,9 @@ class Machine:
         """Host code runs for as long as a primitive costs."""
         self.spend(activity, self.costs[name], name)
 
-    def run_handler(self, name: str) -> None:
-        """Perf code of the guest runs for as long as a primitive costs."""
-        self._run_guest(False, self.costs[name], name)
+    def run_handler(self, name: str, cycles: int | None = None) -> None:
+        """Perf code of the guest runs for as long as a primitive costs, or as it is told."""
+        self._run_guest(False, self.costs[name] if cycles is None else cycles, name)
 
     def _no_progress(self) -> bool:
         """The guest has had its time twice over and is still not done."""
