@@ -42,6 +42,8 @@ def plans(draw) -> Plan:
     cpu = vpmu.cpu(draw(st.sampled_from(["emeraldrapids", "icelake", "skylake"])))
     low, high = sorted(draw(st.tuples(*[st.sampled_from([0, 1, 2] if tight else [0, 1, 40, 600, 5000])] * 2)))
     cpu = dataclasses.replace(cpu, skid=vpmu.Skid(low, high))
+    if design.startswith("mediated-semi"):
+        cpu = dataclasses.replace(cpu, version=draw(st.sampled_from([2, 3, cpu.version])))
     base = plan(vpmu.Scenario(cpu=cpu, design=design, workload="fio-4k-read", guest_perf=(), seconds="0.0001"))
     rate = st.sampled_from([0, 1 << 20, 1 << 31, 1 << 32, 5 << 32, 16 << 32]) | st.integers(0, 1 << 34)
     rates = (*(tuple(draw(rate) for _ in range(9)) for _ in range(6)), (0,) * 9)

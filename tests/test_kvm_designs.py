@@ -159,7 +159,7 @@ def test_mail_001_exclude_guest_redefined_is_what_host_perf_can_count(scope: str
     assert as_is.host_events[0].losses["window"] > 0
 
 
-def test_mail_002_a_stale_guest_selector_counts_when_the_host_sets_global_ctrl() -> None:
+def test_mail_002_and_kvm_8_2_a_stale_guest_selector_counts_when_the_host_sets_global_ctrl() -> None:
     """Review of RFC 23/41: a put that only reads counters. Elision shows what they did meanwhile."""
     merged = sequence("linux-7.0")
     reduced = Sequence(

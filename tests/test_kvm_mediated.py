@@ -45,7 +45,7 @@ def ops_of(design: str, steps: list[Step], before: int, **changes: Any) -> dict[
 
 
 @pytest.mark.parametrize("design", MEDIATED)
-def test_kvm_4_1_a_vm_and_an_event_that_includes_guests_exclude_each_other(design: str) -> None:
+def test_kvm_4_1_and_8_8_a_vm_and_an_event_that_includes_guests_exclude_each_other(design: str) -> None:
     scenario = vpmu.Scenario(design=design, host_perf=["watchdog", "cycles:pinned:exclude_guest"], seconds="0.002")
     assert "EBUSY" in vpmu.simulate(scenario).reason
     watchdog, excluding = vpmu.simulate(dataclasses.replace(scenario, vm_first=True)).host_events
