@@ -178,7 +178,7 @@ def test_kvm_3_7_without_int_only_status_is_set(design: str) -> None:
     assert (result["pmi"]["raised"], result["pmi"]["delivered"], result["handlers"]) == (1, 0, 0)
 
 
-def test_kvm_3_7_and_i16_status_comes_with_the_handler_so_a_read_within_the_skid_sees_a_wrapped_counter_without_it() -> None:
+def test_kvm_3_7_and_i16_within_the_skid_a_read_sees_a_wrapped_counter_without_its_status_bit() -> None:
     steps: list[Step] = [write(0, TOP - 500), select(0, BRANCHES | ON), 600, read(0), STATUS]
     seen = []
     for skid in (0, 2_000_000):
