@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from ._designs import GuestPmu as GuestPmu
     from ._designs import Mediated as Mediated
     from ._designs import NoPmu as NoPmu
-    from ._designs import design as design
-    from ._designs import designs as designs
+    from ._direct_capture import DirectCapture as DirectCapture
     from ._errors import EventFileError as EventFileError
     from ._errors import EventFilterError as EventFilterError
     from ._errors import GeneralProtectionFault as GeneralProtectionFault
@@ -51,6 +50,8 @@ if TYPE_CHECKING:
     from ._filter_schedule import read_event_filter as read_event_filter
     from ._many import Batch as Batch
     from ._many import simulate_many as simulate_many
+    from ._mediated_semi import MediatedSemi as MediatedSemi
+    from ._passthrough import Passthrough as Passthrough
     from ._perf import WATCHDOG as WATCHDOG
     from ._perf import HostEvent as HostEvent
     from ._perf import PerfRecord as PerfRecord
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
     from ._quirks import quirks as quirks
     from ._recorded import Recorded as Recorded
     from ._recorded import read_recording as read_recording
+    from ._registry import design as design
+    from ._registry import designs as designs
     from ._result import Counter as Counter
     from ._result import Result as Result
     from ._scenario import Scenario as Scenario
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
     from ._simulate import compare as compare
     from ._simulate import simulate as simulate
     from ._version import __version__ as __version__
+    from ._virtualized import Virtualized as Virtualized
     from ._workload import EventRates as EventRates
     from ._workload import ExitSource as ExitSource
     from ._workload import Workload as Workload
@@ -91,13 +95,17 @@ _HOME = {
     "Cpuid": "vpmu._cpuid",
     "BareMetal": "vpmu._designs",
     "Dedicated": "vpmu._designs",
+    "DirectCapture": "vpmu._direct_capture",
     "Design": "vpmu._designs",
     "Emulated": "vpmu._designs",
     "GuestPmu": "vpmu._designs",
     "Mediated": "vpmu._designs",
+    "MediatedSemi": "vpmu._mediated_semi",
+    "Passthrough": "vpmu._passthrough",
+    "Virtualized": "vpmu._virtualized",
     "NoPmu": "vpmu._designs",
-    "design": "vpmu._designs",
-    "designs": "vpmu._designs",
+    "design": "vpmu._registry",
+    "designs": "vpmu._registry",
     "EventFileError": "vpmu._errors",
     "EventFilterError": "vpmu._errors",
     "GeneralProtectionFault": "vpmu._errors",

@@ -126,7 +126,7 @@ class Trace:
                     np.ascontiguousarray(c[rows], np.int64) for c in (self.gap, self.handling, self.idle)
                 )
                 kind = np.ascontiguousarray(self.kind[rows], np.uint16)
-                part = [column[rows.start // CHUNK : rows.stop // CHUNK] for column in sums]
+                part: list[Any] = [column[rows.start // CHUNK : rows.stop // CHUNK] for column in sums]
                 sum_chunks(gap, kind, handling, idle, np.array(userspace, np.uint8), kernel, *part)
             made.clear()  # other costs, other CPU: the last ones are enough
             made[key] = sums
@@ -175,6 +175,16 @@ class PlannedGuestEvent:
 
 
 @dataclass(frozen=True)
+class PlannedAccess:
+    """An access of guest software other than perf: one of :data:`ACCESSES`, after ``gap`` cycles of its own code."""
+
+    gap: int
+    access: str
+    counter: int = 0
+    value: int = 0
+
+
+@dataclass(frozen=True)
 class PlannedHostEvent:
     """A CPU-pinned counting event of the host, with the counters it may use."""
 
@@ -206,9 +216,9 @@ class Plan:
     Parameters
     ----------
     design : str
-        ``none``, ``bare-metal``, ``emulated``, ``mediated`` or ``dedicated``.
+        Its name; what it does is in ``reactions`` and ``reference``.
     options : dict of str to str or bool
-        ``scope`` (mediated), ``reuse`` (emulated).
+        Those of the design, for its own modules.
     traps : frozenset of str
         Guest accesses of :data:`ACCESSES` that exit.
     cpu, guest_cpu : CpuModel
@@ -243,6 +253,14 @@ class Plan:
         In place before the vCPU runs.
     filter_changes : tuple of (int, PlannedFilter)
         Filters that replace it at these wall cycles, in their order.
+    reactions : str
+        Compiled module of the design; empty for ``vpmu_core.designs`` and the name.
+    reference : str
+        ``MODULE:CLASS`` of the design in the slow machine; empty for that of the registered design of this name.
+    least_period : int
+        Shortest sampling period that host perf accepts on this CPU.
+    program : tuple of PlannedAccess
+        What guest software other than perf does to the PMU before the workload begins.
     """
 
     design: str
@@ -269,3 +287,7 @@ class Plan:
     global_ctrl_in_exit_list: bool
     event_filter: PlannedFilter | None = None
     filter_changes: tuple[tuple[int, PlannedFilter], ...] = ()
+    reactions: str = ""
+    reference: str = ""
+    least_period: int = 1
+    program: tuple[PlannedAccess, ...] = ()

@@ -13,7 +13,7 @@ import numpy as np
 from . import _calibrate
 from ._costs import CostModel
 from ._cpu import CpuModel, cpu, with_costs
-from ._designs import Dedicated, Design, GuestPmu, Mediated, design
+from ._designs import Design, GuestPmu
 from ._errors import ScenarioError
 from ._event_filter import EventFilter
 from ._events import CODES, EVENTS, Event, allowed_counters, parse_event, place
@@ -21,6 +21,7 @@ from ._exits import KINDS
 from ._perf import GuestPerf, HostEvent, PerfRecord, PerfStat, parse_guest_perf, parse_host_perf
 from ._plan import ACTIVITIES, Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
 from ._recorded import Recorded, positive_seconds
+from ._registry import design
 from ._workload import EventRates, Workload, check_integer
 from ._workload_file import workload
 
@@ -195,7 +196,7 @@ class Scenario:
 
     def fails(self, event: HostEvent) -> bool:
         """Whether perf_event_open fails with EOPNOTSUPP: a mediated VM exists and the event includes guests."""
-        return isinstance(self.design, Mediated) and self.vm_first and not event.exclude_guest
+        return self.design.excludes_include_guest and self.vm_first and not event.exclude_guest
 
 
 def _check_type(what: str, value: object, *types: type) -> None:
@@ -301,7 +302,7 @@ def _seeds(seed: int) -> dict[str, tuple[int, int, int]]:
 def _host_event(event: HostEvent, scenario: Scenario) -> PlannedHostEvent:
     parsed = event.parsed
     gp, fixed = allowed_counters(parsed.name, scenario.cpu)
-    if (scenario.fails(event) and not scenario.what_if) or isinstance(scenario.design, Dedicated):
+    if (scenario.fails(event) and not scenario.what_if) or scenario.design.cedes_pmu:
         gp = fixed = 0  # perf_event_open fails: there is no counter that could count it
     return PlannedHostEvent(
         parsed.index,
@@ -367,6 +368,9 @@ def plan(scenario: Scenario) -> Plan:
         global_ctrl_in_exit_list=design.stores_global_ctrl(scenario.cpu, guest),
         event_filter=first,
         filter_changes=tuple(filters),
+        reactions=design.reactions,
+        reference=design.reference,
+        least_period=scenario.cpu.limit_period("instructions", 1),
     )
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from vpmu_core.machine import Machine
 
-from ._designs import Design, design
-from ._designs import designs as _all_designs
+from ._designs import Design
 from ._errors import ScenarioError, UnknownName
 from ._perf import HostEvent
 from ._plan import Plan
+from ._registry import design
+from ._registry import designs as _all_designs
 from ._result import Counter, Result, few_blocking_exits
 from ._scenario import Scenario, plan
 from ._version import __version__
@@ -158,6 +159,10 @@ def _guest_counter(
     if "filtered" in row["losses"]:
         what = "fixed counter" if place >= 32 else "event"
         reasons.append(f"the VM's event filter denies its {what}, which the guest is never told")
+    if "period_rejected" in row["losses"]:
+        reasons.append("host perf refused the event that backs it: its period is below the least that the CPU can do")
+    if "wrong_counter" in row["losses"] or "wrong_counter" in row["gains"]:
+        reasons.append("its selector was put on a hardware counter that counts something else")
     if "emulated_instruction" in row["losses"]:
         reasons.append("instructions that the hypervisor emulated were not added to it")
     if "emulated_instruction" in row["gains"]:

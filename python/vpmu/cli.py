@@ -17,12 +17,13 @@ from . import report
 from ._costs import COST_NAMES
 from ._cpu import cpu
 from ._cpu_listing import CPUS_NOTE, cpu_dicts
-from ._designs import GuestPmu, design, designs, with_event_filter
+from ._designs import GuestPmu
 from ._errors import ScenarioError, UnknownName, VpmuError
 from ._listing import EVENTS_NOTE, LISTS, list_rows
 from ._perf import parse_guest_perf, parse_host_perf
 from ._progress import Report, progress_bar
 from ._recorded import Recorded, positive_seconds, read_recording
+from ._registry import design, designs, with_event_filter
 from ._result import Result
 from ._scenario import Scenario
 from ._simulate import ENGINES, compare, simulate

@@ -13,8 +13,9 @@ from vpmu_core.random cimport sfc64_next
 from vpmu_core.state cimport (
     ACCESS_COUNTER, ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_OVF_CTRL, ACCESS_RDPMC,
     ACCESS_SELECTOR, ACTIVITIES, CAUSE_CEDED, CAUSE_FILTERED, CAUSE_HOST_STALE, CAUSE_NONE, CAUSE_NOT_SCHEDULED,
-    CAUSE_PMU_DISABLED, CAUSE_WINDOW, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HANDLER, HOST_CEDED, HOST_ERROR,
-    HOST_TASK, LANES, NOTHING_COUNTED, WORK, access_t, guest_event_t, host_event_t, machine_t,
+    CAUSE_PMU_DISABLED, CAUSE_WINDOW, CAUSE_WRONG_COUNTER, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HANDLER,
+    HOST_CEDED, HOST_ERROR, HOST_TASK, LANES, NOTHING_COUNTED, WINDOW_IS_GUEST, WORK, access_t, guest_event_t,
+    host_event_t, machine_t,
 )
 
 cdef uint64_t SHORT = 1 << 26  # below this many cycles, 64-bit arithmetic counts exactly
@@ -45,13 +46,14 @@ cdef void _charge_host_events(
     """The ledger of the host's own events for one piece of an activity."""
     cdef host_event_t *e
     cdef uint64_t n
-    cdef bint wanted, counted
+    cdef bint wanted, counted, window = m.blind and (m.flags & WINDOW_IS_GUEST) != 0
     cdef int i
     for i in range(m.host_events):
         e = &m.host_event[i]
         if e.guest_slot >= 0:
             continue
-        wanted = not (e.exclude_guest if guest else e.exclude_host) and (e.user if user else e.kernel)
+        wanted = not (e.exclude_guest if guest or (window and e.exclude_guest) else e.exclude_host) and (
+            e.user if user else e.kernel)
         counted = e.slot >= 0 and on >> e.slot & 1
         if not wanted and not counted:
             continue
@@ -308,9 +310,12 @@ cdef void apply_direct(machine_t *m, access_t *a) noexcept nogil:
 cdef void meter(machine_t *m, guest_event_t *e, int reason) noexcept nogil:
     """Close the running meter of a guest event into its ledger and begin another (CAUSE_NONE: none)."""
     if e.meter:
-        e.losses[e.meter] += _since(m, e.event, e.meter_user, e.meter_kernel, e.meter_clock)
+        e.losses[e.meter] += _since(m, e.meter_event, e.meter_user, e.meter_kernel, e.meter_clock)
+        if e.meter == CAUSE_WRONG_COUNTER:
+            e.gains[e.meter] += _since(m, e.instead, e.instead_user, e.instead_kernel, e.meter_clock)
     e.meter = reason
     if reason:
+        e.meter_event = m.ideal.event[e.slot]
         e.meter_user = enabled(&m.ideal, True) >> e.slot & 1
         e.meter_kernel = enabled(&m.ideal, False) >> e.slot & 1
         _read_clocks(m, e.meter_clock)

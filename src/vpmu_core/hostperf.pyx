@@ -4,7 +4,7 @@ from libc.string cimport memset
 
 from vpmu_core._types cimport int8_t, int64_t, lowest_bit, popcount32, uint32_t, uint64_t
 from vpmu_core.unit cimport (
-    FIXED_SLOT, LVTPC_NMI, SELECTOR_ENABLE, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS, bits_of, width_mask,
+    FIXED_SLOT, LVTPC_NMI, NO_EVENT, SELECTOR_ENABLE, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS, bits_of, width_mask,
     write_fixed_ctr_ctrl, write_selector,
 )
 from vpmu_core.counting cimport host_activity, host_advance, spend, tally
@@ -93,6 +93,22 @@ cdef void _take_out(machine_t *m, host_event_t *e) noexcept nogil:
     e.slot = -1
 
 
+cdef void write_host_selector(machine_t *m, const host_event_t *e) noexcept nogil:
+    """The selector of the GP counter that an event is in; one that cannot count what it holds counts nothing."""
+    write_selector(&m.hardware, e.slot, e.selector | (0 if e.held else SELECTOR_ENABLE))
+    if e.guest_slot >= 0 and not m.host_allowed[e.event] >> e.slot & 1:
+        m.hardware.event[e.slot] = NO_EVENT
+
+
+cdef void write_host_nibble(machine_t *m, const host_event_t *e) noexcept nogil:
+    """The field of the fixed counter that an event is in."""
+    cdef int shift = 4 * (e.slot - FIXED_SLOT)
+    m.host_fixed_ctr_ctrl &= ~(<uint64_t>15 << shift)
+    if not e.held:
+        m.host_fixed_ctr_ctrl |= _nibble(e) << shift
+    write_fixed_ctr_ctrl(&m.hardware, m.host_fixed_ctr_ctrl)
+
+
 cdef void _put_in(machine_t *m, host_event_t *e, int slot) noexcept nogil:
     cdef uint64_t mask = width_mask(&m.hardware, slot)
     e.slot = slot
@@ -100,8 +116,8 @@ cdef void _put_in(machine_t *m, host_event_t *e, int slot) noexcept nogil:
     set_period(&e.perf, mask, _max_period(mask), &e.perf.previous)
     m.hardware.counter[slot] = e.perf.previous
     if slot < FIXED_SLOT:
-        write_selector(&m.hardware, slot, e.selector | SELECTOR_ENABLE)
-    else:
+        write_host_selector(m, e)
+    elif not e.held:
         m.host_fixed_ctr_ctrl |= _nibble(e) << 4 * (slot - FIXED_SLOT)
     m.host_placed = True
 

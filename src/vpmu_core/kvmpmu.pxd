@@ -1,7 +1,7 @@
 # KVM's software copy of a guest PMU: what its emulated and its mediated design share (arch/x86/kvm/pmu.c).
 from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
 from vpmu_core.unit cimport (
-    EVENT_INSTRUCTIONS, FIXED_SLOT, SELECTOR_ENABLE, slots_of, write_fixed_ctr_ctrl, write_selector,
+    EVENT_INSTRUCTIONS, FIXED_SLOT, SELECTOR_ENABLE, SELECTOR_OS, SELECTOR_USR, slots_of, write_fixed_ctr_ctrl, write_selector,
 )
 from vpmu_core.eventfilter cimport filter_slot
 from vpmu_core.state cimport (
@@ -56,5 +56,18 @@ cdef inline void recompute_counting(machine_t *m, uint32_t processed) noexcept n
 
 
 cdef inline uint32_t counting_at(const machine_t *m, int cpl) noexcept nogil:
-    # Counters that an emulated instruction must advance.
-    return m.counting_instructions & slots_of(m.guest.global_ctrl) & m.guest.local[cpl > 0] & ~m.denied
+    # Counters that an emulated instruction must advance: kvm_pmu_trigger_event() looks at OS and USR, not at EN, and its
+    # bitmap is as old as the last reprogramming.
+    cdef uint32_t left = m.counting_instructions & slots_of(m.guest.global_ctrl) & ~m.denied, counted = 0
+    cdef uint64_t levels
+    cdef int slot
+    while left:
+        slot = lowest_bit(left)
+        left &= left - 1
+        if slot < FIXED_SLOT:
+            levels = m.guest.selector[slot] & (SELECTOR_USR if cpl else SELECTOR_OS)
+        else:
+            levels = m.guest.fixed_ctr_ctrl >> 4 * (slot - FIXED_SLOT) & (2 if cpl else 1)
+        if levels:
+            counted |= <uint32_t>1 << slot
+    return counted

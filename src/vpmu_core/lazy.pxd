@@ -46,6 +46,7 @@ cdef struct state_key_t:  # what a summary depends on; counters only as far as t
     uint32_t ideal_local[2]
     uint32_t counting_instructions
     uint32_t denied
+    uint32_t in_use
     int host_events
     bint ledger_stale
     bint blind

@@ -61,6 +61,7 @@ cdef void _read_key(const machine_t *m, state_key_t *key) noexcept nogil:
     key.counting_instructions = m.counting_instructions
     key.host_events = m.host_events
     key.ledger_stale = m.ledger_stale
+    key.in_use = m.in_use
     key.blind = m.blind
     key.denied = m.denied
     for slot in range(SLOTS):
@@ -96,6 +97,7 @@ cdef bint _only_time_passed(const machine_t *m, const machine_t *after) noexcept
         and m.host_placed == after.host_placed and m.host_fixed_ctr_ctrl == after.host_fixed_ctr_ctrl
         and m.blocked == after.blocked and m.displaced == after.displaced
         and m.denied == after.denied and memcmp(&m.loaded, &after.loaded, sizeof(controls_t)) == 0
+        and m.in_use == after.in_use and m.retry == after.retry
         and m.reprograms == after.reprograms and m.creates == after.creates
         and memcmp(m.vcpu, after.vcpu, SLOTS * sizeof(vcpu_counter_t)) == 0
         and memcmp(m.guest_event, after.guest_event, MAX_GUEST_EVENTS * sizeof(guest_event_t)) == 0

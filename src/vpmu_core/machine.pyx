@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 
 from vpmu_core._types cimport ALL_ONES, NEVER, int64_t, uint16_t, uint32_t, uint64_t
 from vpmu_core.eventfilter cimport filter_slots
-from vpmu_core.guestperf cimport pmi_handler, read_out, set_up
+from vpmu_core.guestperf cimport pmi_handler, read_out, run_program, set_up
 from vpmu_core.hostperf cimport read_host_events
 from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
 from vpmu_core.msr cimport reset
@@ -16,7 +16,8 @@ from vpmu_core.counting cimport meter, rate_slots, running_clock
 from vpmu_core.state cimport (
     ACTIVITIES, CAUSES, CAUSE_NONE, HOST_ACTIVE, MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASES,
     PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, USERSPACE, design_t,
-    event_filter_t, filter_change_t, guest_event_t, host_event_t, machine_t, planned_exit_t, program_t, trace_t,
+    event_filter_t, filter_change_t, guest_event_t, host_event_t, machine_t, planned_exit_t, program_step_t, program_t,
+    trace_t,
 )
 from vpmu_core.switchprogram cimport compile_end, compile_step, price_programs, tally_switches
 from vpmu_core.timeline cimport run, start
@@ -29,7 +30,10 @@ from vpmu._costs import COST_NAMES as _COST_NAMES
 from vpmu._plan import ACCESSES as _ACCESSES
 from vpmu._registers import register_file
 
-CAUSE_NAMES = (None, "not_scheduled", "emulated_instruction", "window", "pmu_disabled", "ceded", "host_stale", "filtered")
+CAUSE_NAMES = (
+    None, "not_scheduled", "emulated_instruction", "window", "pmu_disabled", "ceded", "host_stale",
+    "filtered", "period_rejected", "wrong_counter",
+)
 OP_NAMES = ("rdmsr", "rdpmc", "wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
 ORIGIN_NAMES = ("host", "hypervisor", "guest")
 PHASE_NAMES = ("setup", "run", "readout")
@@ -49,6 +53,7 @@ cdef void begin(machine_t *m) noexcept nogil:
     start(m)
     set_up(m)
     m.phase = PHASE_RUN
+    run_program(m)
 
 
 cdef void finish(machine_t *m) noexcept nogil:
@@ -86,6 +91,7 @@ cdef class Machine:
         free(self.m.exits)
         free(self.m.exit_count)
         free(self.filters)
+        free(self.m.program)
         free(self.lazy.summary)
         free(self.lazy.kind)
         free(self.lazy.copy)
@@ -104,6 +110,7 @@ cdef class Machine:
         self._fill_host_events(plan)
         self._fill_design(plan)
         self._fill_filters(plan)
+        self._fill_program(plan)
         if engine == "template":
             return
         with nogil:
@@ -264,15 +271,14 @@ cdef class Machine:
 
     def _fill_design(self, plan):
         cdef machine_t *m = &self.m
-        module = import_module("vpmu_core.designs." + plan.design.replace("-", "_"))
+        module = import_module(plan.reactions or "vpmu_core.designs." + plan.design.replace("-", "_"))
         capsule = module.reactions()
         m.design = <const design_t *>PyCapsule_GetPointer(capsule, "vpmu.design")
         if m.design.leave == NULL and (m.work_stream.mean_gap or m.wall_stream.mean_gap or m.trace.gap != NULL):
             raise ValueError(f"design {plan.design} has no exits, but the plan has sources of them")
         m.guest_pmi_handler = pmi_handler
         m.traps = sum([1 << _ACCESSES.index(access) for access in plan.traps])
-        m.every_exit = plan.options.get("scope") == "every-exit"
-        m.reuse = plan.options.get("reuse", True)
+        m.flags = module.flags(plan.options) if hasattr(module, "flags") else 0
         m.list_entry = plan.global_ctrl_in_exit_list
         if plan.sequence is not None:
             self._compile(&self.load, plan.sequence.programs()[0])
@@ -309,6 +315,19 @@ cdef class Machine:
         f.excluded = <const uint64_t *>self._column(planned.excludes, np.uint64)
         f.event_bits = planned.event_bits
         f.fixed = planned.fixed_counter_bitmap
+
+    def _fill_program(self, plan):
+        cdef machine_t *m = &self.m
+        m.least_period = plan.least_period
+        m.program_steps = len(plan.program)
+        m.program = <program_step_t *>calloc(m.program_steps + 1, sizeof(program_step_t))
+        if m.program == NULL:
+            raise MemoryError
+        for i, step in enumerate(plan.program):
+            m.program[i].gap = step.gap
+            m.program[i].access = _ACCESSES.index(step.access)
+            m.program[i].slot = step.counter if step.counter < 32 else step.counter - 32 + FIXED_SLOT
+            m.program[i].value = step.value
 
     def advance(self):
         """Run for one slice, at most some tens of milliseconds.
@@ -372,6 +391,12 @@ cdef class Machine:
             }
             out["counters"] = [self._counter(&copy.guest_event[i]) for i in range(copy.guest_events)]
             out["stray_counts"] = copy.stray_counts
+            if self.plan.program:
+                out["program"] = [
+                    (self.m.program[i].value, self.m.program[i].ideal)
+                    for i, step in enumerate(self.plan.program)
+                    if self.m.program[i].applied and step.access in ("rdpmc", "global_status")
+                ]
             return out
         finally:
             free(copy)

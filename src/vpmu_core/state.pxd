@@ -66,10 +66,11 @@ cdef enum:  # cost_index: the order of vpmu._costs.COST_NAMES
     COST_GUEST_NMI_EXIT = 26
     COST_GUEST_PERF_CALL = 27
     COST_MSR_LIST_ENTRY = 28
-    COSTS = 29
-    SPENT_HANDLING = 29  # handling times of planned exits
-    SPENT_IDLE = 30
-    SPENT = 31
+    COST_HARDWARE_PMU_SWITCH = 29
+    COSTS = 30
+    SPENT_HANDLING = 30  # handling times of planned exits
+    SPENT_IDLE = 31
+    SPENT = 32
 
 cdef enum:  # op_class
     OP_RDMSR = 0
@@ -101,7 +102,9 @@ cdef enum:  # cause: of the ledger
     CAUSE_CEDED = 5
     CAUSE_HOST_STALE = 6
     CAUSE_FILTERED = 7
-    CAUSES = 8
+    CAUSE_PERIOD_REJECTED = 8
+    CAUSE_WRONG_COUNTER = 9
+    CAUSES = 10
 
 cdef enum:  # pmu_exit
     EXIT_MSR_WRITE = 0
@@ -118,11 +121,22 @@ cdef enum:  # effect_kind
     EFFECT_NMI = 3  # a host NMI
     EFFECT_KICK = 4  # another thread has a request for the vCPU
 
+cdef enum:
+    REQUEST_CLEANUP = 1 << 30  # no counter has this slot
+
 cdef enum:  # host_state
     HOST_OFF = 0
     HOST_ACTIVE = 1
     HOST_ERROR = 2  # pinned, and no counter was free
     HOST_CEDED = 3  # the host has given its PMU up
+
+cdef enum:  # design_flag: bits 0 to 2 are the exit kinds at which guest state is switched
+    SWITCH_AT_KINDS = 7
+    SWITCH_AROUND_BLOCKING = 8
+    SWITCH_AROUND_USERSPACE = 16
+    WINDOW_IS_GUEST = 32  # exclude_guest means: not between load and put
+    REUSE_EVENTS = 64
+    FIRST_OWN_FLAG = 256  # from here on each design has its own
 
 cdef enum:  # run_kind
     WORK = 0
@@ -177,8 +191,12 @@ cdef struct guest_event_t:
     uint64_t gains[CAUSES]
     uint64_t meter_clock[3]  # guest clocks when the running meter began
     uint8_t meter  # cause that is being metered, CAUSE_NONE if none
+    uint8_t meter_event  # what the ideal counter counts meanwhile
     uint8_t meter_user  # the ideal counter counts user code meanwhile
     uint8_t meter_kernel
+    uint8_t instead  # CAUSE_WRONG_COUNTER: the event that is counted in its place
+    uint8_t instead_user
+    uint8_t instead_kernel
     uint8_t slot
     uint8_t event
     uint8_t active
@@ -201,6 +219,7 @@ cdef struct host_event_t:
     uint8_t exclude_host
     uint8_t user
     uint8_t kernel
+    uint8_t held  # in its counter with the enable bits off (direct-capture)
 
 cdef struct vcpu_counter_t:  # KVM struct kvm_pmc, emulated design
     uint64_t counter
@@ -208,6 +227,7 @@ cdef struct vcpu_counter_t:  # KVM struct kvm_pmc, emulated design
     uint64_t key  # configuration of the perf event
     int8_t event  # index of host_event_t, -1 if none
     uint8_t paused
+    uint8_t rejected  # perf refused its event for its period
 
 cdef struct event_filter_t:  # KVM struct kvm_x86_pmu_event_filter
     const uint64_t *included  # masked entries, sorted by event select
@@ -268,6 +288,13 @@ cdef struct program_t:  # one load or one put, compiled for the guest's counters
     uint32_t passed_rdmsr  # while it is compiled: of these, already passed
     uint32_t passed_rdpmc
     uint32_t passed_wrmsr
+cdef struct program_step_t:  # an access of guest software other than perf
+    uint64_t gap  # handler cycles before it
+    uint64_t value  # written, or read
+    uint64_t ideal
+    uint8_t access
+    uint8_t slot
+    uint8_t applied
 
 ctypedef machine_s machine_t
 ctypedef void (*reaction_t)(machine_t *m) noexcept nogil
@@ -281,6 +308,8 @@ cdef struct design_t:  # the reactions of a vPMU design; NULL where it has none
     reaction_t requests  # reprogramming before the next entry
     reaction_t block  # HLT: the vCPU's thread goes to sleep
     reaction_t wake
+    reaction_t to_user  # KVM_RUN returns to the virtual machine monitor
+    reaction_t from_user
     reaction_t arrive  # an unmasked PMI arrives
     reaction_t nmi  # a host NMI, inside the exit that it caused
     bint (*refuses)(machine_t *m) noexcept nogil  # a fastpath exit that emulates an instruction
@@ -347,9 +376,12 @@ cdef struct machine_s:
     reaction_t fast_forward  # of the lazy engine; NULL: stepwise
     void *lazy  # lazy_t of lazy.pxd
     uint32_t traps  # access_kind bits
-    bint every_exit
-    bint reuse
-    uint32_t reprogram  # slots to reprogram
+    uint32_t flags  # design_flag bits
+    bint guest_in_hardware  # guest state is there, as far as the design switches it
+    uint32_t reprogram  # slots to reprogram, and REQUEST_CLEANUP
+    uint32_t retry  # slots whose event could not be created; they join the next request
+    uint32_t in_use  # slots that the guest has written to since the last clean-up (pmc_in_use)
+    int64_t least_period  # that host perf accepts
     bint ledger_stale  # what backs the guest counters has changed since the last entry
     uint32_t counting_instructions  # slots, KVM pmc_counting_instructions
     vcpu_counter_t vcpu[SLOTS]
@@ -370,6 +402,8 @@ cdef struct machine_s:
     int guest_events
     uint64_t guest_fixed_ctr_ctrl  # guest perf's cached value
     int64_t guest_max_period  # largest period that the guest can arm
+    program_step_t *program
+    int program_steps
     host_event_t host_event[MAX_HOST_EVENTS]
     int host_events
     uint64_t host_fixed_ctr_ctrl  # host perf's cached value

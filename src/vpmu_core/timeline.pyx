@@ -109,8 +109,12 @@ cdef inline void _handle(machine_t *m, uint64_t cycles, bint userspace) noexcept
         kernel = m.cost[COST_HANDLING_KERNEL]
     m.spent[SPENT_HANDLING] += cycles
     host_advance(m, host_activity(m), kernel)
+    if userspace and m.design.to_user != NULL:
+        m.design.to_user(m)
     if cycles > kernel:
         host_advance(m, HOST_TASK, cycles - kernel)
+    if userspace and m.design.from_user != NULL:
+        m.design.from_user(m)
 
 
 cdef inline bint _left_alone(const machine_t *m) noexcept nogil:
@@ -136,7 +140,7 @@ cdef void _retire(machine_t *m, int cpl) noexcept nogil:
     cdef uint32_t wanted, left, different
     cdef guest_event_t *e
     cdef int slot, i
-    if m.guest_events == 0:
+    if m.guest_events == 0 and m.program_steps == 0:
         return
     wanted = enabled(&m.ideal, cpl > 0) & m.ideal_instructions
     left = wanted
@@ -167,7 +171,7 @@ cdef void vm_exit(
         kind = KERNEL
         refused = True
         m.refused += 1
-    switches = design.put != NULL and (kind != FASTPATH or m.every_exit)
+    switches = m.flags >> kind & 1
     spend(m, COST_VM_EXIT)
     if m.list_entry:
         spend(m, COST_MSR_LIST_ENTRY)
@@ -180,7 +184,7 @@ cdef void vm_exit(
         # A time recorded in the fastpath is too short for the way that the exit takes now.
         m.spent[COST_FASTPATH_REFUSED] += m.cost[COST_FASTPATH_REFUSED] - handling
         host_advance(m, host_activity(m), m.cost[COST_FASTPATH_REFUSED] - handling)
-    if handling:
+    if handling or kind == USERSPACE:
         _handle(m, handling, kind == USERSPACE)
     if idle:
         if design.block != NULL:

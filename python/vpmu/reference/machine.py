@@ -8,30 +8,30 @@ arch/x86/events, and in the Intel SDM vol. 3B, chapter "Performance Monitoring".
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from .._plan import Plan
+from .._registry import design
 from ._clocks import GUEST, GUEST_HANDLER, HOST_TASK, IDLE, Clocks, Rates, Step
 from ._counters import INSTRUCTIONS, Counters, event_codes
-from ._designs import BareMetal, Dedicated, Design, NoPmu
-from ._emulated import Emulated
+from ._designs import Design
 from ._guestperf import GuestPerf
 from ._hostperf import HostPerf
-from ._mediated import Mediated
+from ._program import run_program
 from ._random import NEVER, Arrivals, Replay, Sfc64, uniform
 from ._tally import Tally
-
-DESIGNS: dict[str, type[Design]] = {
-    "none": NoPmu,
-    "bare-metal": BareMetal,
-    "emulated": Emulated,
-    "mediated": Mediated,
-    "dedicated": Dedicated,
-}
 
 FASTPATH, KERNEL, USERSPACE = range(3)
 
 #: (cost name, cycles) of what an exit's handling consists of.
 Handling = Sequence[tuple[str, int]]
+
+
+def _design_class(plan: Plan) -> type[Design]:
+    """The class that the plan names, or that of the registered design of its name."""
+    module, _, name = (plan.reference or design(plan.design).reference).partition(":")
+    found: type[Design] = getattr(import_module(module), name)
+    return found
 
 
 class _StoppedError(Exception):
@@ -75,16 +75,14 @@ class Machine:
         self.tally = Tally(len(plan.exits))
         self._cycle_by_cycle = cycle_by_cycle
 
-        owns_hardware = plan.design in ("bare-metal", "dedicated")
-        self.guest_model = plan.cpu if owns_hardware else plan.guest_cpu
+        self.guest_model = plan.cpu if plan.owns_hardware else plan.guest_cpu
         self.hardware = Counters(plan.cpu, self.codes)
         self.ideal = Counters(self.guest_model, self.codes)
         self.lvtpc = Lvtpc()
-        self.lvtpc.masked = plan.design == "bare-metal"
         #: The mask of the guest's LVTPC; reset sets it (SDM vol. 3A, "Local APIC State After Reset").
         self.guest_lvtpc_masked = True
         self.host = HostPerf(self)
-        self.design = DESIGNS[plan.design](self)
+        self.design = _design_class(plan)(self)
         self.perf = GuestPerf(self)
 
         self.in_guest = False
@@ -93,6 +91,8 @@ class Machine:
         self._pmi_requested = False
         self._stopped = False
         self._finishing = False
+        #: What the guest's own program has read, and should have.
+        self.readings: list[tuple[int, int]] = []
         #: Running clock from which the read-out is left alone by host interrupts and PMIs.
         self._patience = NEVER
 
@@ -115,6 +115,7 @@ class Machine:
         try:
             self._start()
             self.tally.phase = "run"
+            run_program(self, self.readings)
             left = work_gap
             while (left := self._run_guest(True, left)) == 0:
                 self._planned_exit(work_kind, handling, idle)
@@ -130,6 +131,8 @@ class Machine:
         if self.design.has_guest_perf:
             self.perf.read_out()
         self.design.finish()
+        if self.plan.program:
+            result["program"] = self.readings
         result["counters"] = [event.report() for event in self.perf.events] if self.design.has_guest_perf else []
         return result
 
@@ -200,9 +203,9 @@ class Machine:
         """Host code runs for as long as a primitive costs."""
         self.spend(activity, self.costs[name], name)
 
-    def run_handler(self, name: str) -> None:
-        """Perf code of the guest runs for as long as a primitive costs."""
-        self._run_guest(False, self.costs[name], name)
+    def run_handler(self, name: str, cycles: int | None = None) -> None:
+        """Perf code of the guest runs for as long as a primitive costs, or as it is told."""
+        self._run_guest(False, self.costs[name] if cycles is None else cycles, name)
 
     def _no_progress(self) -> bool:
         """The guest has had its time twice over and is still not done."""
@@ -352,7 +355,11 @@ class Machine:
         for name, cycles in handling:
             in_kernel = min(cycles, self.costs["handling_kernel"]) if kind == USERSPACE else cycles
             self.spend(design.host_activity, in_kernel, name)
+            if kind == USERSPACE:
+                design.to_user()
             self.spend(HOST_TASK, cycles - in_kernel, name)
+            if kind == USERSPACE:
+                design.from_user()
         if idle > 0:
             design.block()
             self.spend(IDLE, idle, "idle")
@@ -467,6 +474,10 @@ class Machine:
             self.tally.pmi["lost"] += 1
             return
         self.guest_lvtpc_masked = True
+        self.pend_nmi()
+
+    def pend_nmi(self) -> None:
+        """An NMI for the guest; one may wait behind the one in service."""
         if self.perf.nmi_pending:
             self.tally.pmi["coalesced"] += 1
         else:
