@@ -28,7 +28,8 @@ def figure(info: dict[str, Any]) -> str:
     """A time per operation, or another figure, with its unit."""
     unit = info["unit"]
     if f"ns_per_{unit}" in info:
-        return f"{info[f'ns_per_{unit}']:,.3g} ns per {unit}"
+        rate = f" ({info['reactions_per_second'] / 1e6:,.3g} M/s)" if "reactions_per_second" in info else ""
+        return f"{info[f'ns_per_{unit}']:,.3g} ns per {unit}{rate}"
     return f"{info[unit]:,.3g} {unit}"
 
 

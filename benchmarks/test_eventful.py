@@ -60,7 +60,7 @@ def test_lazy_is_never_slower_where_there_is_little_to_skip(fastest):
     assert min(ratio.values()) > 0.9, ratio
     # Mediated skips what a storm of PAUSE exits leaves between two PMIs. Emulated reprograms each counter of
     # instructions at every emulated instruction, so that nearly nothing can be skipped: 2.5 times is not reached there.
-    assert ratio["mediated", "pause-storm"] > 1.5, ratio
+    assert ratio["mediated", "pause-storm"] > 2.5, ratio
     assert ratio["emulated", "pause-storm"] > 0.9, ratio
 
 

@@ -84,6 +84,8 @@ def periods(theme: str) -> st.SearchStrategy[int]:
         return st.just(0) | leftover | st.integers((1 << 40) - 3000, 1 << 44)
     if theme == "wall":
         return st.just(0) | leftover
+    if theme == "late":
+        return st.integers(5000, 100_003)
     if theme == "sparse":
         return st.integers(1, 5)
     return st.sampled_from([0, 1, 2, 3]) | st.integers(1, 3000) | st.sampled_from([5003, 100_003]) | leftover
@@ -98,6 +100,8 @@ def guest_events(draw: st.DrawFn, planned: Plan, theme: str) -> tuple[PlannedGue
     if emulated:  # instructions at least, which the hypervisor's emulation takes to their wrap
         place = draw(st.sampled_from([0, 32])) if 32 in places else 0
         chosen = [place, *(other for other in chosen[:2] if other != place)]
+    if theme == "lost":
+        chosen = [0, 1]
     longest = LONGEST if guest.full_width_writes else (1 << 31) - 1
     events = []
     for place in chosen:
@@ -108,6 +112,11 @@ def guest_events(draw: st.DrawFn, planned: Plan, theme: str) -> tuple[PlannedGue
         if emulated and place == chosen[0]:
             code, event, user, kernel = 0xC0, 0, True, True
             period = draw(st.integers(1, 300) | st.integers(300, 3000))
+        if theme == "lost":
+            # Cycles sample; instructions are those of the handler's trapped accesses alone.
+            first = place == chosen[0]
+            code, event, user, kernel = (0x3C, 1, True, True) if first else (0xC0, 0, True, True)
+            period = draw(st.integers(1000, 5000) if first else st.integers(3, 60))
         selector = code | user << 16 | kernel << 17 | 1 << 20
         events.append(PlannedGuestEvent(event, selector, place, user, kernel, period))
     return tuple(events)
@@ -153,8 +162,10 @@ def replayed(draw: st.DrawFn, gap: int, kinds: int, far: bool) -> Trace:
 
 
 #: What a directed plan is directed at: anything; clocks near the end of their range; instructions that the hypervisor
-#: emulates up to a wrap; counters that stay zero for long; exits that end in the cycle of a host interrupt.
-THEMES = ("any", "far", "emulated", "sparse", "wall")
+#: emulates up to a wrap; counters that stay zero for long; exits that end in the cycle of a host interrupt; PMIs that
+#: are lost because the handler's own accesses overflow a counter before LVTPC is unmasked, so that STATUS stays set;
+#: PMIs that arrive in the exit after their overflow.
+THEMES = ("any", "far", "emulated", "sparse", "wall", "lost", "late")
 
 
 @st.composite
@@ -163,26 +174,47 @@ def directed_plans(draw: st.DrawFn, theme: str = "any", short: bool = False) -> 
     spec = draw(st.sampled_from(all_designs()))
     planned = base(spec, draw(st.sampled_from(CPUS)))
     design = vpmu.design(spec)
-    far, emulated, sparse, tight = (theme == name for name in THEMES[1:])
+    far, emulated, sparse, tight, lost, late = (theme == name for name in THEMES[1:])
     free = draw(st.sampled_from(["free", "free", "cheap"] if tight else ["free", "cheap", "usual", "usual"]))
     skid = draw(st.sampled_from([0, 0, 1, 2, 300, 9000, 40_000]))
+    if late:
+        skid = draw(st.integers(1, 5000))
     wide = draw(st.sampled_from([0, 0, 1, 5000]))
     rate = st.sampled_from([0, 1, 1 << 18, 1 << 20, 1 << 31, 1 << 32, (1 << 32) + 1, 16 << 32])
     if sparse:
         rate = st.sampled_from([0, 1 << 16, 1 << 18, 1 << 20])
     alike = tuple(draw(rate) for _ in range(9))
+    if late:
+        alike = (1 << 31, 1 << 32, *alike[2:])
+    if lost:
+        alike = (0, 1 << 32, *alike[2:])
     if emulated:
         alike = (draw(st.sampled_from([0, 0, 1 << 18])), *alike[1:])
-    other = tuple(draw(rate) for _ in range(9)) if draw(st.booleans()) else alike
+    other = tuple(draw(rate) for _ in range(9)) if not lost and draw(st.booleans()) else alike
     costs = {
         name: 0 if free == "free" else draw(st.sampled_from([0, 1, 2])) if free == "cheap" else value
         for name, value in planned.costs.items()
     }
     times = [0, 0, 1, 300, 3000] if free != "free" else [0, 0, 1]
-    gaps = [0, 1 << 28, 1 << 33] if far else [1, 2, 17] if tight else [1, 1, 2, 17, 700, 4000]
-    gap = draw(st.sampled_from(gaps if far or tight or emulated else [0, *gaps]))
-    wall_gap = draw(st.sampled_from([0, 1 << 35] if far else [500, 2000] if tight else [0, 0, 17, 500, 9000]))
-    emulates = emulated or draw(st.booleans())  # all or none: with one that does, nothing else can be skipped for long
+    gaps = (
+        [0, 1 << 28, 1 << 33]
+        if far
+        else [1, 2, 17]
+        if tight
+        else [17, 100]
+        if lost
+        else [700, 4000]
+        if late
+        else [1, 1, 2, 17, 700, 4000]
+    )
+    gap = draw(st.sampled_from(gaps if far or tight or lost or late or emulated else [0, *gaps]))
+    wall_gap = draw(
+        st.sampled_from(
+            [0, 1 << 35] if far else [500, 2000] if tight else [0] if lost or late else [0, 0, 17, 500, 9000]
+        )
+    )
+    # All or none: with one that does, nothing else can be skipped for long.
+    emulates = emulated or (not (lost or late) and draw(st.booleans()))
     kinds = tuple(
         PlannedExit(
             f"KIND{i}",
@@ -196,9 +228,9 @@ def directed_plans(draw: st.DrawFn, theme: str = "any", short: bool = False) -> 
     )
     tick = draw(st.sampled_from([0, 1, 100, wall_gap + 1 if not far else 3000, 2 * wall_gap if not far else 1 << 30]))
     kinds = (*kinds, PlannedExit("TICK", 1, 0, False, tick, 0))
-    exits = draw(
-        st.sampled_from([0, 1, 3, 30] if short else [300, 3000] if emulated or sparse or tight else [1, 30, 300, 3000])
-    )
+    # Many exits, and no host events, beside which nothing is skipped.
+    lazy_matters = emulated or sparse or tight or lost or late
+    exits = draw(st.sampled_from([0, 1, 3, 30] if short else [300, 3000] if lazy_matters else [1, 30, 300, 3000]))
     each = max(gap, 1) + (4000 if free == "usual" else 4)
     hosted = design.has_host
     trace = replayed(draw, gap, 2, far) if hosted and draw(st.sampled_from([False, False, True])) else None
@@ -214,9 +246,7 @@ def directed_plans(draw: st.DrawFn, theme: str = "any", short: bool = False) -> 
         wall=arrivals(draw, wall_gap * hosted, (2,)),
         trace=trace,
         seeds={name: (draw(st.integers(0, 2**64 - 1)), 7, i) for i, name in enumerate(("work", "wall", "skid"))},
-        host_events=draw(host_events(planned, design.cedes_pmu))
-        if hosted and not (emulated or sparse or tight)
-        else (),
+        host_events=draw(host_events(planned, design.cedes_pmu)) if hosted and not lazy_matters else (),
     )
     events = draw(guest_events(planned, theme)) if design.has_guest_pmu else ()
     if any(event.event == 0 and 0 < event.period <= 100 for event in events):
