@@ -97,13 +97,17 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
         (("if work >= at.most_work or", "if work > at.most_work or"),),
         "horizons are two occurrences early",
     ),
-    ("NMI pending", without(" not m.nmi_pending and not m.nmi_in_service and"), ""),
+    (
+        "NMI pending",
+        without(" not m.nmi_pending and not m.nmi_in_service and"),
+        "a summary is refused while an NMI is pending",
+    ),
     (
         "reprogram bits",
         without(" and not m.reprogram and not m.stopped"),
         "an exit serves its requests before it enters",
     ),
-    ("vector or PMI pending", without(" and not m.vector_pending and not m.pmi_requested\n        and"), ""),
+    ("vector or PMI pending", without(" and not m.vector_pending and not m.pmi_requested"), ""),
     ("selectors in key", without("    memcpy(key.selector, m.hardware.selector, sizeof(key.selector))\n"), ""),
     (
         "guest selectors in key",
