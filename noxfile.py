@@ -21,6 +21,21 @@ def nightly(session: nox.Session) -> None:
 
 
 @nox.session
+def long(session: nox.Session) -> None:
+    """Compare lazy and stepwise on 100,000 examples of each generator; a difference becomes a plan file."""
+    session.install(".[test]")
+    session.run("python", "-m", "pytest", "tests/test_lazy.py", *session.posargs, env={"HYPOTHESIS_PROFILE": "long"})
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Take the lazy engine's guards out one at a time; the tests must notice."""
+    build = ("scikit-build-core>=0.11", "Cython>=3.2,<3.4", "cython-cmake>=0.3", "cmake", "ninja")
+    session.install(*build, ".[test]")
+    session.run("python", "tools/mutants.py", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Lint Python and Cython; cython -Wextra must be silent."""
     session.install(".[lint]")

@@ -1,4 +1,4 @@
-"""Compare two pytest-benchmark JSON files by ratios to each group's limit, which noise of the machine moves little.
+"""Compare two pytest-benchmark JSON files by ratios to each benchmark's limit, which noise of the machine moves little.
 
 python benchmarks/compare_runs.py BEFORE.json AFTER.json     exit status 1 if a ratio has grown by more than 30 %
 python benchmarks/compare_runs.py AFTER.json                 the table of benchmarks/RESULTS.md
@@ -9,23 +9,28 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 MOST = 1.3
+Key = tuple[str, str]
 
 
-def ratios(path: str) -> dict[tuple[str, str], tuple[float, float | None]]:
-    """Nanoseconds per operation and ratio to the group's limit, by group and name."""
-    found: dict[tuple[str, str], float] = {}
-    limits: dict[str, float] = {}
+def figures(path: str) -> dict[Key, dict[str, Any]]:
+    """What each benchmark noted, by group and name."""
+    found = {}
     for benchmark in json.loads(Path(path).read_text())["benchmarks"]:
-        info = benchmark["extra_info"]
-        if "ns_per_operation" not in info:
-            continue
-        key = benchmark["group"], benchmark["name"]
-        found[key] = info["ns_per_operation"]
-        if info.get("limit"):
-            limits[key[0]] = info["ns_per_operation"]
-    return {key: (ns, ns / limits[key[0]] if key[0] in limits else None) for key, ns in found.items()}
+        if "unit" in benchmark["extra_info"]:
+            found[benchmark["group"] or "", benchmark["name"]] = benchmark["extra_info"]
+    return found
+
+
+def figure(info: dict[str, Any]) -> str:
+    """A time per operation, or another figure, with its unit."""
+    unit = info["unit"]
+    if f"ns_per_{unit}" in info:
+        rate = f" ({info['reactions_per_second'] / 1e6:,.3g} M/s)" if "reactions_per_second" in info else ""
+        return f"{info[f'ns_per_{unit}']:,.3g} ns per {unit}{rate}"
+    return f"{info[unit]:,.3g} {unit}"
 
 
 def table(path: str) -> str:
@@ -33,9 +38,10 @@ def table(path: str) -> str:
     machine = json.loads(Path(path).read_text())["machine_info"]
     cpu = machine.get("cpu", {}).get("brand_raw", machine["machine"])
     lines = [f"{cpu}, Python {machine['python_version']}; minima.", ""]
-    lines += ["| group | benchmark | ns per operation | x limit |", "|---|---|---:|---:|"]
-    for (group, name), (ns, ratio) in sorted(ratios(path).items()):
-        lines.append(f"| {group} | {name} | {ns:,.3g} | {'' if ratio is None else f'{ratio:.2f}'} |")
+    lines += ["| group | benchmark | figure | x limit |", "|---|---|---:|---:|"]
+    for (group, name), info in sorted(figures(path).items()):
+        ratio = f"{info['x_limit']:.3g}" if "x_limit" in info else ""
+        lines.append(f"| {group} | {name} | {figure(info)} | {ratio} |")
     return "\n".join(lines)
 
 
@@ -47,15 +53,15 @@ def main(paths: list[str]) -> int:
     if len(paths) != 2:
         print(__doc__, file=sys.stderr)
         return 2
-    before, after = ratios(paths[0]), ratios(paths[1])
+    before, after = figures(paths[0]), figures(paths[1])
     slower = 0
     for key in sorted(before.keys() & after.keys()):
-        old, new = before[key][1], after[key][1]
-        if old is None or new is None:
+        if "x_limit" not in before[key] or "x_limit" not in after[key]:
             continue
+        old, new = before[key]["x_limit"], after[key]["x_limit"]
         worse = new > MOST * old
         slower += worse
-        print(f"{'SLOWER ' if worse else ''}{key[0]}: {key[1]}: {old:.2f} -> {new:.2f} x limit")
+        print(f"{'SLOWER ' if worse else ''}{key[0]}: {key[1]}: {old:.3g} -> {new:.3g} x limit")
     for key in sorted(before.keys() ^ after.keys()):
         print(f"only in {'the first' if key in before else 'the second'}: {key[0]}: {key[1]}")
     return 1 if slower else 0

@@ -1,72 +1,38 @@
 """VM-exits per second of the engines, a full switch of 8 GP + 3 fixed live counters at every exit."""
 
-import time
-
 import pytest
 
-import vpmu_core.limit
 from vpmu.reference import machine as slow
-from vpmu_core.machine import Machine
+
+pytestmark = pytest.mark.benchmark(group="full-switch")
 
 
-def run(planned, engine="stepwise"):
-    machine = Machine(planned, engine)
-    while not machine.advance():
-        pass
-    return machine.result()
-
-
-@pytest.mark.benchmark(group="full-switch")
 @pytest.mark.parametrize("live", [True, False], ids=["live", "idle"])
-def test_stepwise(benchmark, report_rate, switching_plan, live):
-    planned = switching_plan("1", live)
-    result = benchmark(run, planned)
-    exits = sum(result["exits"])
-    assert result["switches"] >= exits > 60_000
+def test_stepwise(measure, run, limits, exits_of, switching_plan, live):
+    planned = switching_plan("0.5", live)
+    result = measure(run, planned, "stepwise", operations=exits_of, limit=limits["switch"])
+    assert result["switches"] >= sum(result["exits"]) > 30_000
     assert all(row["value"] == row["ideal"] for row in result["counters"])
-    report_rate(exits)
 
 
-@pytest.mark.benchmark(group="full-switch")
-def test_lazy(benchmark, report_rate, switching_plan):
-    planned = switching_plan("5")
-    result = benchmark(run, planned, "lazy")
-    assert result == run(planned)
-    report_rate(sum(result["exits"]))
+def test_lazy(measure, run, limits, exits_of, switching_plan):
+    planned = switching_plan("3")
+    result = measure(run, planned, operations=exits_of, limit=limits["switch"])
+    assert result == run(planned, "stepwise")
 
 
-@pytest.mark.benchmark(group="full-switch")
-def test_limit(benchmark, report_rate):
-    operations, counted = benchmark(vpmu_core.limit.full, 70_000)
-    assert operations == 40 * 70_000
-    assert counted > 0
-    report_rate(70_000, limit=True)
-
-
-@pytest.mark.benchmark(group="full-switch")
-def test_pure_python(benchmark, report_rate, switching_plan):
+def test_pure_python(measure, run, limits, exits_of, switching_plan):
     planned = switching_plan("0.002")
-    result = benchmark.pedantic(slow.run, (planned,), rounds=3)
+    result = measure(slow.run, planned, operations=exits_of, limit=limits["switch"])
     assert result["exits"] == run(planned)["exits"]
-    report_rate(sum(result["exits"]))
 
 
-def test_ratios(switching_plan):
+def test_ratios(run, limits, fastest, switching_plan):
     """Within 2.5 times of the limit (2.1 measured) and 30 times faster than Python; minima of interleaved repeats."""
     fast_plan, slow_plan = switching_plan("0.5"), switching_plan("0.001")
-    best = {"stepwise": float("inf"), "limit": float("inf"), "python": float("inf")}
-    for repeat in range(15):
-        for name in best:
-            if name == "python" and repeat >= 3:
-                continue
-            start = time.perf_counter()
-            if name == "stepwise":
-                exits = sum(run(fast_plan)["exits"])
-            elif name == "limit":
-                exits = 35_000
-                vpmu_core.limit.full(exits)
-            else:
-                exits = sum(slow.run(slow_plan)["exits"])
-            best[name] = min(best[name], (time.perf_counter() - start) / exits)
-    assert best["stepwise"] < 2.5 * best["limit"], best
-    assert 30 * best["stepwise"] < best["python"], best
+    exits, few = sum(run(fast_plan)["exits"]), sum(run(slow_plan)["exits"])
+    limit = limits["switch"]
+    best = fastest(15, stepwise=lambda: run(fast_plan, "stepwise"), limit=limit.call)
+    python = fastest(3, python=lambda: slow.run(slow_plan))["python"] / few
+    assert best["stepwise"] / exits < 2.5 * best["limit"] / limit.operations, best
+    assert 30 * best["stepwise"] / exits < python, best

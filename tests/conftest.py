@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 import vpmu
 import vpmu.reference
 
-pytest.register_assert_rewrite("command_line", "kvm_unit_tests", "pmu_models", "pmu_pair", "recorded_files")
+pytest.register_assert_rewrite(
+    "command_line", "kvm_unit_tests", "pmu_models", "plan_files", "pmu_pair", "recorded_files"
+)
 settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
 settings.register_profile(
     "nightly",
@@ -20,6 +22,19 @@ settings.register_profile(
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "long",  # see docs/development.md: the engines, by night
+    max_examples=100_000,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "mutants",  # whether a difference is found, not the smallest one
+    settings.get_profile("ci"),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    database=None,
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from directed_plans import all_designs, one_by_one
 from hypothesis import strategies as st
 
 import vpmu
@@ -21,21 +22,7 @@ from vpmu._plan import (
 )
 from vpmu._scenario import plan
 
-DESIGNS = (
-    *vpmu.designs(),  # a new one is tested as soon as it has its name
-    "emulated,reuse=false",
-    "emulated,reprogram=synchronous",
-    "direct-capture,constraints=host",
-    "mediated,scope=every-exit",
-    "mediated,scope=run-loop",
-    "mediated,scope=vcpu-sched,exclude_guest=window",
-    "mediated,sequence=linux-7.0-no-elision",
-    "mediated-semi,scope=every-exit,exclude_guest=window",
-    "passthrough,scope=every-exit",
-    "passthrough,erratum=true",
-    "virtualized,scope=every-exit",
-    "dedicated,lvtpc=passthrough",
-)
+DESIGNS = one_by_one()  # a new design or option is tested as soon as it is in the registry
 
 
 def regular(n: int, gaps: list[int]) -> st.SearchStrategy[tuple[int, ...]]:
@@ -69,7 +56,7 @@ def filters(draw, codes: list[int], end: int) -> tuple[PlannedFilter | None, tup
 @st.composite
 def plans(draw) -> Plan:
     """Random plans; a good part of them directed at edges: rate 0, share 0 and all, long skid, gap and cost 0."""
-    design = draw(st.sampled_from(DESIGNS))
+    design = draw(st.sampled_from(all_designs()))
     tight = draw(st.booleans())  # costs and gaps of a few cycles, so that things happen in the same one
     cpu = vpmu.cpu(draw(st.sampled_from(["emeraldrapids", "icelake", "skylake"])))
     low, high = sorted(draw(st.tuples(*[st.sampled_from([0, 1, 2] if tight else [0, 1, 40, 600, 5000])] * 2)))

@@ -1,0 +1,257 @@
+"""Every design with every option, from the registry; and plans directed at what uniform ones meet once in 20,000.
+
+Directed means: counters that start within a few thousand of zero, of their wrap or of what the host leaves in a
+register; rates and shares of nothing, of next to nothing and of all; a skid longer than an exit; exits without a gap,
+without cost; host interrupts that take longer than their period; clocks up to the end of a machine's range.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+
+import numpy as np
+from hypothesis import strategies as st
+
+import vpmu
+from vpmu._plan import Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
+from vpmu._scenario import MAX_CYCLES, plan
+
+CPUS = ("emeraldrapids", "icelake", "skylake")
+#: Linux arms a counting event at -(2**47 - 1), in guest and host: that is what the host leaves in a register.
+LONGEST = (1 << 47) - 1
+#: Options of a design whose values no error lists, such as numbers: a few values to try.
+OPTION_VALUES: dict[tuple[str, str], tuple[str, ...]] = {}
+FULL = 0xFFFFFFFF
+#: Codes of perf's events, and the index of what they count.
+CODES = {0xC0: 0, 0x3C: 1, 0x13C: 3, 0x4F2E: 4, 0x412E: 5, 0xC4: 6, 0xC5: 7}
+FIXED = {32: (0xC0, 0), 33: (0x3C, 1), 34: (0x300, 2), 35: (0x1A4, 8)}
+
+
+def values(name: str, field: dataclasses.Field[object]) -> tuple[str, ...]:
+    """What an option of a design may be."""
+    if (name, field.name) in OPTION_VALUES:
+        return OPTION_VALUES[name, field.name]
+    if isinstance(field.default, bool):
+        return ("true", "false")
+    try:
+        vpmu.design(f"{name},{field.name}=?")
+    except vpmu.UnknownName as error:
+        return tuple(str(error).rpartition("known: ")[2].split(", "))
+    raise RuntimeError(f"say in OPTION_VALUES what to try for {field.name} of {name}")
+
+
+def options(name: str) -> dict[str, tuple[str, ...]]:
+    """Options of a design with their values, the default first."""
+    found = {}
+    for field in dataclasses.fields(vpmu.design(name)):  # type: ignore[arg-type]
+        if field.name == "event_filter":  # plans draw filters of their own
+            continue
+        default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+        others = [value for value in values(name, field) if value != default]
+        found[field.name] = (default, *others)
+    return found
+
+
+def one_by_one() -> tuple[str, ...]:
+    """Each design, and each with one option changed."""
+    specs = []
+    for name in vpmu.designs():
+        specs.append(name)
+        specs += [f"{name},{key}={value}" for key, known in options(name).items() for value in known[1:]]
+    return tuple(specs)
+
+
+def all_designs() -> tuple[str, ...]:
+    """Each design with all combinations of its options."""
+    specs = []
+    for name in vpmu.designs():
+        known = options(name)
+        for chosen in itertools.product(*known.values()):
+            specs.append(",".join([name, *(f"{key}={value}" for key, value in zip(known, chosen, strict=True))]))
+    return tuple(specs)
+
+
+@functools.cache
+def base(design: str, cpu: str) -> Plan:
+    """What a design is on a CPU; exits, events and figures are replaced."""
+    return plan(vpmu.Scenario(cpu=cpu, design=design, workload="fio-4k-read", guest_perf=(), seconds="0.0001"))
+
+
+def periods(theme: str) -> st.SearchStrategy[int]:
+    """Counting; near zero, wrap and the host's leftover: what a counter starts with is minus its period."""
+    leftover = st.integers(LONGEST - 3000, LONGEST)
+    if theme == "far":
+        return st.just(0) | leftover | st.integers((1 << 40) - 3000, 1 << 44)
+    if theme == "wall":
+        return st.just(0) | leftover
+    if theme == "late":
+        return st.integers(5000, 100_003)
+    if theme == "sparse":
+        return st.integers(1, 5)
+    return st.sampled_from([0, 1, 2, 3]) | st.integers(1, 3000) | st.sampled_from([5003, 100_003]) | leftover
+
+
+@st.composite
+def guest_events(draw: st.DrawFn, planned: Plan, theme: str) -> tuple[PlannedGuestEvent, ...]:
+    guest = planned.guest_cpu
+    places = [i for i in range(8) if guest.gp_mask >> i & 1] + [32 + i for i in range(4) if guest.fixed_mask >> i & 1]
+    chosen = draw(st.lists(st.sampled_from(places), unique=True, max_size=5))
+    emulated = theme == "emulated"
+    if emulated:  # instructions at least, which the hypervisor's emulation takes to their wrap
+        place = draw(st.sampled_from([0, 32])) if 32 in places else 0
+        chosen = [place, *(other for other in chosen[:2] if other != place)]
+    if theme == "lost":
+        chosen = [0, 1]
+    longest = LONGEST if guest.full_width_writes else (1 << 31) - 1
+    events = []
+    for place in chosen:
+        code = draw(st.sampled_from(sorted(CODES)))
+        code, event = (code, CODES[code]) if place < 32 else FIXED[place]
+        user, kernel = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
+        period = min(draw(periods(theme)), longest)
+        if emulated and place == chosen[0]:
+            code, event, user, kernel = 0xC0, 0, True, True
+            period = draw(st.integers(1, 300) | st.integers(300, 3000))
+        if theme == "lost":
+            # Cycles sample; instructions are those of the handler's trapped accesses alone.
+            first = place == chosen[0]
+            code, event, user, kernel = (0x3C, 1, True, True) if first else (0xC0, 0, True, True)
+            period = draw(st.integers(1000, 5000) if first else st.integers(3, 60))
+        selector = code | user << 16 | kernel << 17 | 1 << 20
+        events.append(PlannedGuestEvent(event, selector, place, user, kernel, period))
+    return tuple(events)
+
+
+@st.composite
+def host_events(draw: st.DrawFn, planned: Plan, ceded: bool) -> tuple[PlannedHostEvent, ...]:
+    events = []
+    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 3, 6]))):
+        code = draw(st.sampled_from(sorted(CODES)))
+        user, kernel = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
+        side = draw(st.sampled_from([(True, False), (True, False), (False, True), (False, False)]))
+        gp = 0 if ceded else draw(st.sampled_from([planned.cpu.gp_mask, 0x3, 0x1]))
+        fixed = 0 if ceded else {0xC0: 1, 0x3C: 2}.get(code, 0)
+        events.append(PlannedHostEvent(CODES[code], code, gp, fixed, user, kernel, *side))
+    return tuple(events)
+
+
+def arrivals(draw: st.DrawFn, gap: int, slots: tuple[int, ...]) -> Stream:
+    """Exits with a mean gap, drawn or regular; 0: none."""
+    if not gap:
+        return Stream(0, (FULL,) * len(slots), tuple(range(len(slots))), slots)
+    threshold = tuple(draw(st.sampled_from([0, 1, 1 << 31, FULL])) for _ in slots)
+    alias = tuple(draw(st.integers(0, len(slots) - 1)) for _ in slots)
+    rates: tuple[int, ...] = ()
+    if draw(st.booleans()):
+        rates = tuple(-(-(1 << 48) // max(1, gap + draw(st.integers(-1, 2)))) for _ in slots)
+    return Stream(gap, threshold, alias, slots, rates)
+
+
+def replayed(draw: st.DrawFn, gap: int, kinds: int, far: bool) -> Trace:
+    n = draw(st.integers(1, 200))
+    random = np.random.default_rng(draw(st.integers(0, 1 << 32)))
+    repeat = draw(st.booleans()) and not far
+    idle = draw(st.sampled_from([0, 0, 3, 5000]))
+    return Trace(
+        gap=random.integers(1 if repeat else 0, 2 * gap + 2, n),
+        kind=random.integers(0, kinds, n).astype(np.uint16),
+        handling=random.integers(0, draw(st.sampled_from([1, 3, 3000, 40_000])), n),
+        idle=np.where(random.random(n) < 0.2, idle, 0),
+        repeat=repeat,
+    )
+
+
+#: What a directed plan is directed at: anything; clocks near the end of their range; instructions that the hypervisor
+#: emulates up to a wrap; counters that stay zero for long; exits that end in the cycle of a host interrupt; PMIs that
+#: are lost because the handler's own accesses overflow a counter before LVTPC is unmasked, so that STATUS stays set;
+#: PMIs that arrive in the exit after their overflow.
+THEMES = ("any", "far", "emulated", "sparse", "wall", "lost", "late")
+
+
+@st.composite
+def directed_plans(draw: st.DrawFn, theme: str = "any", short: bool = False) -> Plan:
+    """Plans at the edges; ``short`` ones are over before the slow machine becomes slow."""
+    spec = draw(st.sampled_from(all_designs()))
+    planned = base(spec, draw(st.sampled_from(CPUS)))
+    design = vpmu.design(spec)
+    far, emulated, sparse, tight, lost, late = (theme == name for name in THEMES[1:])
+    free = draw(st.sampled_from(["free", "free", "cheap"] if tight else ["free", "cheap", "usual", "usual"]))
+    skid = draw(st.sampled_from([0, 0, 1, 2, 300, 9000, 40_000]))
+    if late:
+        skid = draw(st.integers(1, 5000))
+    wide = draw(st.sampled_from([0, 0, 1, 5000]))
+    rate = st.sampled_from([0, 1, 1 << 18, 1 << 20, 1 << 31, 1 << 32, (1 << 32) + 1, 16 << 32])
+    if sparse:
+        rate = st.sampled_from([0, 1 << 16, 1 << 18, 1 << 20])
+    alike = tuple(draw(rate) for _ in range(9))
+    if late:
+        alike = (1 << 31, 1 << 32, *alike[2:])
+    if lost:
+        alike = (0, 1 << 32, *alike[2:])
+    if emulated:
+        alike = (draw(st.sampled_from([0, 0, 1 << 18])), *alike[1:])
+    other = tuple(draw(rate) for _ in range(9)) if not lost and draw(st.booleans()) else alike
+    costs = {
+        name: 0 if free == "free" else draw(st.sampled_from([0, 1, 2])) if free == "cheap" else value
+        for name, value in planned.costs.items()
+    }
+    times = [0, 0, 1, 300, 3000] if free != "free" else [0, 0, 1]
+    gaps = (
+        [0, 1 << 28, 1 << 33]
+        if far
+        else [1, 2, 17]
+        if tight
+        else [17, 100]
+        if lost
+        else [700, 4000]
+        if late
+        else [1, 1, 2, 17, 700, 4000]
+    )
+    gap = draw(st.sampled_from(gaps if far or tight or lost or late or emulated else [0, *gaps]))
+    wall_gap = draw(
+        st.sampled_from(
+            [0, 1 << 35] if far else [500, 2000] if tight else [0] if lost or late else [0, 0, 17, 500, 9000]
+        )
+    )
+    # All or none: with one that does, nothing else can be skipped for long.
+    emulates = emulated or (not (lost or late) and draw(st.booleans()))
+    kinds = tuple(
+        PlannedExit(
+            f"KIND{i}",
+            draw(st.integers(0, 2)),
+            draw(st.sampled_from([0, 3])),
+            emulates,
+            draw(st.sampled_from(times)),
+            draw(st.sampled_from([0, 0, 0, 3, 5000])),
+        )
+        for i in range(2)
+    )
+    tick = draw(st.sampled_from([0, 1, 100, wall_gap + 1 if not far else 3000, 2 * wall_gap if not far else 1 << 30]))
+    kinds = (*kinds, PlannedExit("TICK", 1, 0, False, tick, 0))
+    # Many exits, and no host events, beside which nothing is skipped.
+    lazy_matters = emulated or sparse or tight or lost or late
+    exits = draw(st.sampled_from([0, 1, 3, 30] if short else [300, 3000] if lazy_matters else [1, 30, 300, 3000]))
+    each = max(gap, 1) + (4000 if free == "usual" else 4)
+    hosted = design.has_host
+    trace = replayed(draw, gap, 2, far) if hosted and draw(st.sampled_from([False, False, True])) else None
+    planned = dataclasses.replace(
+        planned,
+        cpu=dataclasses.replace(planned.cpu, skid=vpmu.Skid(skid, skid + wide)),
+        end=min(draw(st.integers(-3, 3)) + 4 + exits * each, MAX_CYCLES - 1) if not far else MAX_CYCLES - 1,
+        user_share=draw(st.sampled_from([0, 1, 1 << 31, FULL, 1 << 32])),
+        rates=(alike, other, alike, alike, alike, other, (0,) * 9),
+        costs=costs,
+        exits=kinds,
+        work=arrivals(draw, gap * hosted, (0, 1)),
+        wall=arrivals(draw, wall_gap * hosted, (2,)),
+        trace=trace,
+        seeds={name: (draw(st.integers(0, 2**64 - 1)), 7, i) for i, name in enumerate(("work", "wall", "skid"))},
+        host_events=draw(host_events(planned, design.cedes_pmu)) if hosted and not lazy_matters else (),
+    )
+    events = draw(guest_events(planned, theme)) if design.has_guest_pmu else ()
+    if any(event.event == 0 and 0 < event.period <= 100 for event in events):
+        # The accesses of a PMI handler are emulated instructions too: without any cost such a storm would never end.
+        planned = dataclasses.replace(planned, costs=planned.costs | {"vm_exit": max(1, planned.costs["vm_exit"])})
+    return dataclasses.replace(planned, guest_events=events)
