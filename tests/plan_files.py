@@ -51,7 +51,8 @@ def _encode(value: Any) -> Any:
     if isinstance(value, frozenset):
         return {"set": sorted(value)}
     if isinstance(value, vpmu.Sequence):
-        return {"sequence": value.name}
+        parts = (value.name, value.summary, value.source, list(value.load), list(value.put))
+        return {"sequence": json.loads(json.dumps(parts, default=dict))}
     if isinstance(value, vpmu.CpuModel):
         # Derived from a preset, possibly by what a hypervisor shows of it: only differences are written.
         preset = next(name for name in vpmu.cpus() if value.name.startswith(name))
@@ -76,7 +77,8 @@ def _decode(value: Any) -> Any:
     if "set" in value:
         return frozenset(value["set"])
     if "sequence" in value:
-        return vpmu.sequence(value["sequence"])
+        name, summary, source, load, put = value["sequence"]
+        return vpmu.Sequence(name, summary, source, tuple(load), tuple(put))
     if "cpu" in value:
         changed = {name: _decode(entry) for name, entry in value["with"].items()}
         return dataclasses.replace(vpmu.cpu(value["cpu"]), **changed)

@@ -133,6 +133,10 @@ cdef bint _same_accesses(const machine_t *m, const machine_t *after, const summa
         for j in range(OP_CLASSES):
             if after.ops[PHASE_RUN][i][j] - m.ops[PHASE_RUN][i][j] != s.ops[i][j]:
                 return False
+    # What loads and puts access without a condition is counted by runs.
+    for i in range(2):
+        if after.runs[PHASE_RUN][i] - m.runs[PHASE_RUN][i] != s.runs[i]:
+            return False
     return True
 
 
