@@ -75,7 +75,7 @@ def plans(draw) -> Plan:
         selector = code | user << 16 | kernel << 17 | 1 << 20
         guest_events.append(PlannedGuestEvent(event, selector, place, user, kernel, period))
     host_events = []
-    for _ in range(draw(st.sampled_from([0, 0, 1, 2, 6]))) if design != "bare-metal" else ():
+    for _ in range(draw(st.sampled_from([0, 0, 1, 2, 6, 14]))) if design != "bare-metal" else ():
         code = draw(st.sampled_from(sorted(codes)))
         user, kernel = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
         side = draw(st.sampled_from([(True, False), (False, True), (False, False)]))
@@ -83,7 +83,8 @@ def plans(draw) -> Plan:
         if design == "dedicated":
             gp = 0
         fixed = {0xC0: 1, 0x3C: 2}.get(code, 0) if design != "dedicated" else 0
-        host_events.append(PlannedHostEvent(codes[code], code, gp, fixed, user, kernel, *side))
+        pinned, task = draw(st.booleans()), draw(st.booleans())
+        host_events.append(PlannedHostEvent(codes[code], code, gp, fixed, user, kernel, *side, pinned, task))
     return dataclasses.replace(
         base,
         end=draw(st.sampled_from([1, 300, 5000] if tight else [1, 5000, 120000])),
@@ -96,6 +97,7 @@ def plans(draw) -> Plan:
         seeds={name: (draw(st.integers(0, 2**64 - 1)), 7, i) for i, name in enumerate(("work", "wall", "skid"))},
         guest_events=tuple(guest_events),
         host_events=tuple(host_events),
+        mux_interval=draw(st.sampled_from([5, 300] if tight else [1000, 30_000])),
     )
 
 

@@ -42,7 +42,7 @@ from command_line import (
         (["--guest-perf", "stat:" + ",".join(["cycles"] * 13)], "multiplexing is not simulated yet"),
         (["--design", "mediated", "--guest-perf", "stat:slots"], "'slots'"),
         (["--guest-perf", ""], "stat"),
-        (["--host-perf", "cycles"], "add :pinned"),
+        (["--host-perf", "cycles:flexible"], "unknown host perf option"),
         (["--host-perf", "cycles:pined"], "pinned"),
         (["--host-perf", "cycls:pinned"], "cycles"),
         (["--host-perf", "cycles:pinned:freq=99"], "not simulated yet"),

@@ -50,6 +50,7 @@ KEYS = {
     "host",
     "reprograms",
     "creates",
+    "rotations",
     "stopped",
 }
 #: Events per cycle in guest code, halved in the host; index order of EVENTS.

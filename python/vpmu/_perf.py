@@ -77,18 +77,20 @@ GuestPerf = PerfStat | PerfRecord
 
 @dataclass(frozen=True)
 class HostEvent:
-    """A CPU-pinned counting event of the host's perf.
+    """A counting event of the host's perf.
 
     Parameters
     ----------
     event : str
         Event as perf writes it; modifier G is exclude_host, H exclude_guest.
     pinned : bool
-        Must be true: flexible events need multiplexing, which is not simulated yet.
+        Goes before all that are not, and to ERROR if no counter is free; else it is flexible: it waits for its turn.
     exclude_guest, exclude_host : bool
         Not in guest mode; only in guest mode.
     name : str
         For reports; the event by default.
+    task : bool
+        An event of the vCPU's thread (``perf stat -t``), which is out while the thread sleeps; else of the CPU.
 
     Raises
     ------
@@ -101,6 +103,7 @@ class HostEvent:
     exclude_guest: bool = False
     exclude_host: bool = False
     name: str = ""
+    task: bool = False
 
     def __post_init__(self) -> None:
         event, exclude_guest, exclude_host = without_host_modifiers(self.event)
@@ -108,10 +111,6 @@ class HostEvent:
         object.__setattr__(self, "exclude_guest", self.exclude_guest or exclude_guest)
         object.__setattr__(self, "exclude_host", self.exclude_host or exclude_host)
         parse_event(self.event)
-        if not self.pinned:
-            raise ScenarioError(
-                f"host event {self.event!r}: flexible events need multiplexing, which is not simulated yet; add :pinned"
-            )
         if self.exclude_guest and self.exclude_host:
             raise ScenarioError(f"host event {self.event!r}: exclude_guest and exclude_host together count nothing")
 
@@ -123,7 +122,8 @@ class HostEvent:
     def __str__(self) -> str:
         if self.name:
             return self.name
-        options = [":pinned"]
+        options = [":pinned"] if self.pinned else []
+        options += [":task"] if self.task else []
         options += [":exclude_guest"] if self.exclude_guest else []
         options += [":exclude_host"] if self.exclude_host else []
         return self.event + "".join(options)
@@ -186,7 +186,7 @@ def parse_guest_perf(spec: str) -> GuestPerf:
 
 
 def parse_host_perf(spec: str) -> HostEvent:
-    """Parse ``EVENT:pinned[:exclude_guest|:exclude_host]`` or ``watchdog``.
+    """Parse ``EVENT[:pinned][:task][:exclude_guest|:exclude_host]`` or ``watchdog``.
 
     Raises
     ------
@@ -196,15 +196,15 @@ def parse_host_perf(spec: str) -> HostEvent:
     if spec == "watchdog":
         return WATCHDOG
     head, *rest = _split(spec, ":")
-    flags = {"pinned": False, "exclude_guest": False, "exclude_host": False}
+    flags = {"pinned": False, "task": False, "exclude_guest": False, "exclude_host": False}
     for option in rest:
         if option in flags:
             flags[option] = True
         elif option and set(option) <= set("ukGH"):
             head += f":{option}"
-        elif option == "task" or option.startswith(("freq=", "period=")):
+        elif option.startswith(("freq=", "period=")):
             what = option.partition("=")[0]
-            raise ScenarioError(f"host perf {spec!r}: {what} is not simulated yet; count CPU-pinned events")
+            raise ScenarioError(f"host perf {spec!r}: {what} is not simulated yet; count events")
         else:
             raise UnknownName("host perf option", option, (*flags, "u", "k", "G", "H"))
-    return HostEvent(head, flags["pinned"], flags["exclude_guest"], flags["exclude_host"])
+    return HostEvent(head, flags["pinned"], flags["exclude_guest"], flags["exclude_host"], task=flags["task"])

@@ -107,7 +107,7 @@ class PlannedGuestEvent:
 
 @dataclass(frozen=True)
 class PlannedHostEvent:
-    """A CPU-pinned counting event of the host, with the counters it may use."""
+    """An event of the host, with the counters it may use; ``task``: of the vCPU's thread."""
 
     event: int
     selector: int
@@ -117,6 +117,8 @@ class PlannedHostEvent:
     kernel: bool
     exclude_guest: bool
     exclude_host: bool
+    pinned: bool = True
+    task: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,8 @@ class Plan:
         What counts for the guest are host perf events, which may find no counter.
     global_ctrl_in_exit_list : bool
         Every exit stores GLOBAL_CTRL through the VM-exit MSR list.
+    mux_interval : int
+        Wall cycles between two rotations of the host's flexible events.
     """
 
     design: str
@@ -183,3 +187,4 @@ class Plan:
     owns_hardware: bool
     backed_by_host_events: bool
     global_ctrl_in_exit_list: bool
+    mux_interval: int = 1 << 23

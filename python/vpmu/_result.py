@@ -41,11 +41,15 @@ class Counter:
     losses, gains : mapping of str to int
         Occurrences by cause; value = ideal - sum(losses) + sum(gains).
     flags : tuple of str
-        "exact" if and only if value == ideal; "lost", "overcounted", "never-scheduled", "hypothetical".
+        "exact" if and only if value == ideal; "lost", "overcounted", "never-scheduled", "multiplexed" (it shared
+        its counter with others), "hypothetical".
     reason : str
         Why it is off, in a sentence; empty if it is exact.
     samples : int
         Samples taken, for a sampling event.
+    enabled, running : int
+        Of a host event: cycles of its context in which it was enabled, and in which it had a counter; perf's
+        ``value * enabled / running`` is :attr:`scaled`.
     """
 
     event: str
@@ -56,11 +60,18 @@ class Counter:
     flags: tuple[str, ...]
     reason: str
     samples: int = 0
+    enabled: int = 0
+    running: int = 0
 
     @property
     def error(self) -> float | None:
         """(value - ideal) / ideal; None if ideal is 0."""
         return (self.value - self.ideal) / self.ideal if self.ideal else None
+
+    @property
+    def scaled(self) -> int | None:
+        """What ``perf stat`` prints for an event that had to share its counter; None if it never ran."""
+        return self.value * self.enabled // self.running if self.running else None
 
     def to_dict(self) -> dict[str, Any]:
         """As in the JSON of the command line."""
@@ -74,6 +85,8 @@ class Counter:
             "flags": list(self.flags),
             "reason": self.reason,
             "samples": self.samples,
+            "enabled": self.enabled,
+            "running": self.running,
         }
 
 

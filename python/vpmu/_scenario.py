@@ -26,8 +26,10 @@ from ._workload_file import workload
 _NO_STREAM = Stream(0, (), (), ())
 #: Longest run: within it no counting host event can wrap, at up to 16 occurrences per cycle.
 MAX_CYCLES = 1 << 43
-#: Most events of the host's own: as many as any CPU has counters.
-MAX_HOST_PERF = 12
+#: Most events of the host's own: more than any CPU has counters, so that they take turns.
+MAX_HOST_PERF = 20
+#: CONFIG_HZ of Linux (kernel/Kconfig.hz).
+HOST_HZ = (100, 250, 300, 1000)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Scenario:
         instead of failing itself (EBUSY).
     what_if : bool
         Simulate a design even where it cannot be had; the result is flagged ``hypothetical``.
+    host_hz : {100, 250, 300, 1000}
+        The host kernel's CONFIG_HZ: host events take turns every 1000 // host_hz milliseconds (Linux PERF_CPU_HRTIMER).
 
     Raises
     ------
@@ -77,6 +81,7 @@ class Scenario:
     costs: Mapping[str, int] = field(default_factory=dict)
     vm_first: bool = False
     what_if: bool = False
+    host_hz: int = 250
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -116,6 +121,8 @@ class Scenario:
                 f"{self.workload.name} is replayed once, so its length is given; add repeat (--repeat) to loop it"
             )
         check_integer(self.seed, 0, (1 << 64) - 1, "seed")
+        if isinstance(self.host_hz, bool) or self.host_hz not in HOST_HZ:
+            raise ScenarioError(f"host_hz {self.host_hz!r} must be one of {', '.join(map(str, HOST_HZ))} (CONFIG_HZ)")
         if not 1 <= self.end_cycles < MAX_CYCLES:
             raise ScenarioError(
                 f"seconds {float(self.seconds or 0):g} is {self.end_cycles} cycles; a run has 1 to 2**43 - 1 "
@@ -168,6 +175,7 @@ class Scenario:
             "costs": dict(self.costs),
             "vm_first": self.vm_first,
             "what_if": self.what_if,
+            "host_hz": self.host_hz,
         }
 
     def placement(self) -> tuple[int, ...]:
@@ -297,6 +305,8 @@ def _host_event(event: HostEvent, scenario: Scenario) -> PlannedHostEvent:
         parsed.kernel,
         event.exclude_guest,
         event.exclude_host,
+        event.pinned,
+        event.task,
     )
 
 
@@ -348,6 +358,7 @@ def plan(scenario: Scenario) -> Plan:
         owns_hardware=design.owns_hardware,
         backed_by_host_events=design.backed_by_host_events,
         global_ctrl_in_exit_list=design.stores_global_ctrl(scenario.cpu, guest),
+        mux_interval=scenario.cpu.core_hz.value * (1000 // scenario.host_hz) // 1000,
     )
 
 

@@ -129,8 +129,10 @@ def _flags(row: dict[str, Any], extra: tuple[str, ...]) -> tuple[str, ...]:
         flags.append("lost")
     if row["gains"]:
         flags.append("overcounted")
-    if ideal and not row.get("scheduled", row.get("state") == "active"):
+    if ideal and not row.get("scheduled", row.get("running") != 0):
         flags.append("never-scheduled")
+    elif row.get("running", 0) < row.get("enabled", 0):
+        flags.append("multiplexed")
     return (*flags, *extra)
 
 
@@ -169,6 +171,10 @@ def _host_counter(event: HostEvent, row: dict[str, Any], scenario: Scenario, ext
             "EOPNOTSUPP: a mediated VM exists, so an event that includes guests cannot be created"
             if scenario.fails(event)
             else "pinned, and no counter was free: ERROR"
+            if event.pinned
+            else f"flexible, and waited for its turn in {1 - row['running'] / row['enabled']:.1%} of its time"
+            if row["enabled"]
+            else "no counter can count it"
         )
     if "window" in row["losses"]:
         reasons.append("it is out of the PMU while guest state is loaded")
@@ -177,7 +183,17 @@ def _host_counter(event: HostEvent, row: dict[str, Any], scenario: Scenario, ext
     if "host_stale" in row["gains"]:
         reasons.append("hardware counted where its attributes exclude it")
     why = "; ".join(reasons)
-    return Counter(str(event), row["value"], row["ideal"], row["losses"], row["gains"], _flags(row, extra), why)
+    return Counter(
+        str(event),
+        row["value"],
+        row["ideal"],
+        row["losses"],
+        row["gains"],
+        _flags(row, extra),
+        why,
+        enabled=row["enabled"],
+        running=row["running"],
+    )
 
 
 def _violations(raw: dict[str, Any], counters: tuple[Counter, ...]) -> tuple[str, ...]:

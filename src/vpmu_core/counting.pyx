@@ -4,6 +4,7 @@ from libc.string cimport memcmp, memcpy
 
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
 from vpmu_core.activity cimport between, between_short, occurrences
+from vpmu_core.hostsched cimport TASK
 from vpmu_core.unit cimport (
     EVENT_INSTRUCTIONS, FIXED_LANES, FIXED_SLOT, GP_LANES, SLOTS, bits_of, enabled, pmu_t, width_mask,
     write_fixed_ctr_ctrl, write_selector,
@@ -12,7 +13,8 @@ from vpmu_core.random cimport sfc64_next
 from vpmu_core.state cimport (
     ACCESS_COUNTER, ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_OVF_CTRL, ACCESS_RDPMC,
     ACCESS_SELECTOR, ACTIVITIES, CAUSE_CEDED, CAUSE_HOST_STALE, CAUSE_NOT_SCHEDULED, CAUSE_PMU_DISABLED,
-    CAUSE_WINDOW, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HANDLER, HOST_CEDED, HOST_ERROR, HOST_TASK, WORK, access_t,
+    CAUSE_WINDOW, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HANDLER, HOST_CEDED, HOST_ERROR, HOST_INACTIVE,
+    HOST_TASK, WORK, access_t,
     guest_event_t, host_event_t, machine_t,
 )
 
@@ -44,6 +46,7 @@ cdef void _charge_host_events(
         if e.guest_slot >= 0:
             continue
         wanted = not (e.exclude_guest if guest else e.exclude_host) and (e.user if user else e.kernel)
+        wanted = wanted and not (m.asleep and e.klass & TASK)
         counted = e.slot >= 0 and on >> e.slot & 1
         if not wanted and not counted:
             continue
@@ -53,7 +56,7 @@ cdef void _charge_host_events(
             if not counted:
                 if e.state == HOST_CEDED:
                     e.losses[CAUSE_CEDED] += n
-                elif e.state == HOST_ERROR:
+                elif e.state == HOST_ERROR or e.state == HOST_INACTIVE:
                     e.losses[CAUSE_NOT_SCHEDULED] += n
                 else:
                     e.losses[CAUSE_WINDOW if m.blind or guest else CAUSE_PMU_DISABLED] += n

@@ -7,13 +7,15 @@ from libc.string cimport memcpy, memset
 from vpmu_core._types cimport NEVER, int64_t, uint16_t, uint32_t, uint64_t
 from vpmu_core.guestperf cimport pmi_handler, read_out, set_up
 from vpmu_core.hostperf cimport read_host_events
+from vpmu_core.hostsched cimport FLEXIBLE, TASK
 from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
 from vpmu_core.msr cimport reset
 from vpmu_core.unit cimport FIXED_SLOT, NO_EVENT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS
 from vpmu_core.random cimport logarithm_table, sfc64_seed, sfc64_t, stream_t
 from vpmu_core.counting cimport meter, running_clock
 from vpmu_core.state cimport (
-    ACTIVITIES, CAUSES, CAUSE_NONE, HOST_ACTIVE, MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASES,
+    ACTIVITIES, CAUSES, CAUSE_NONE, HOST_ACTIVE, HOST_INACTIVE, MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS, OP_CLASSES, ORIGINS,
+    PHASES,
     PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, design_t, guest_event_t,
     host_event_t, machine_t, planned_exit_t,
 )
@@ -31,6 +33,7 @@ CAUSE_NAMES = (None, "not_scheduled", "emulated_instruction", "window", "pmu_dis
 OP_NAMES = ("rdmsr", "rdpmc", "wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
 ORIGIN_NAMES = ("host", "hypervisor", "guest")
 PHASE_NAMES = ("setup", "run", "readout")
+_HOST_STATES = {HOST_ACTIVE: "active", HOST_INACTIVE: "inactive"}
 PMU_EXIT_NAMES = ("MSR_WRITE", "MSR_READ", "RDPMC", "EXTERNAL_INTERRUPT", "EXCEPTION_NMI")
 
 
@@ -39,6 +42,7 @@ cdef void begin(machine_t *m) noexcept nogil:
     cdef int i
     m.budget = SLICE
     m.pmi_arrival = NEVER
+    m.next_mux = NEVER
     for i in range(SLOTS):
         m.vcpu[i].event = -1
         m.rated_event[i] = NO_EVENT
@@ -224,6 +228,8 @@ cdef class Machine:
             raise ValueError(f"{len(plan.host_events)} host events do not fit {MAX_OWN_HOST_EVENTS}")
         m.host_events = len(plan.host_events)
         m.has_host = m.host_events > 0
+        m.mux_interval = plan.mux_interval
+        m.next_position = m.host_events
         for i, planned in enumerate(plan.host_events):
             e = &m.host_event[i]
             e.event = planned.event
@@ -235,6 +241,8 @@ cdef class Machine:
             e.exclude_guest = planned.exclude_guest
             e.exclude_host = planned.exclude_host
             e.guest_slot = -1
+            e.klass = (0 if planned.pinned else FLEXIBLE) | (TASK if planned.task else 0)
+            e.position = i
             e.slot = -1
             e.previous_slot = -1
             e.perf.period = e.perf.period_left = (1 << (plan.cpu.gp_width - 1)) - 1
@@ -347,6 +355,7 @@ cdef class Machine:
             "spent": spent,
             "reprograms": m.reprograms,
             "creates": m.creates,
+            "rotations": m.rotations,
             "stopped": None if m.stopped == RUNNING else "no-progress",
         }
 
@@ -369,5 +378,7 @@ cdef class Machine:
             "ideal": e.ideal,
             "losses": self._ledger(e.losses),
             "gains": self._ledger(e.gains),
-            "state": "active" if e.state == HOST_ACTIVE else "error",
+            "state": _HOST_STATES.get(e.state, "error"),
+            "enabled": e.enabled,
+            "running": e.running,
         }

@@ -5,8 +5,8 @@ from vpmu_core.random cimport sfc64_t, stream_t
 
 cdef enum:
     MAX_GUEST_EVENTS = 12  # 8 GP + 4 fixed
-    MAX_OWN_HOST_EVENTS = 12  # the host's own
-    MAX_HOST_EVENTS = 24  # the host's own, then those that back guest counters
+    MAX_OWN_HOST_EVENTS = 20  # the host's own
+    MAX_HOST_EVENTS = 32  # the host's own, then those that back guest counters
     MAX_STEPS = 64
 
 cdef enum:  # activity
@@ -64,10 +64,11 @@ cdef enum:  # cost_index: the order of vpmu._costs.COST_NAMES
     COST_GUEST_NMI_EXIT = 26
     COST_GUEST_PERF_CALL = 27
     COST_MSR_LIST_ENTRY = 28
-    COSTS = 29
-    SPENT_HANDLING = 29  # handling times of planned exits
-    SPENT_IDLE = 30
-    SPENT = 31
+    COST_PERF_ROTATE = 29
+    COSTS = 30
+    SPENT_HANDLING = 30  # handling times of planned exits
+    SPENT_IDLE = 31
+    SPENT = 32
 
 cdef enum:  # op_class
     OP_RDMSR = 0
@@ -119,6 +120,7 @@ cdef enum:  # host_state
     HOST_ACTIVE = 1
     HOST_ERROR = 2  # pinned, and no counter was free
     HOST_CEDED = 3  # the host has given its PMU up
+    HOST_INACTIVE = 4  # flexible, and waits for its turn
 
 cdef enum:  # run_kind
     WORK = 0
@@ -190,6 +192,11 @@ cdef struct host_event_t:
     uint8_t exclude_host
     uint8_t user
     uint8_t kernel
+    uint8_t klass  # of hostsched.pxd: CPU or task, pinned or flexible
+    uint32_t position  # in its class
+    uint64_t enabled  # cycles of its context
+    uint64_t running
+    uint64_t stamp  # its context's clock up to which these two are
 
 cdef struct vcpu_counter_t:  # KVM struct kvm_pmc, emulated design
     uint64_t counter
@@ -306,6 +313,13 @@ cdef struct machine_s:
     uint64_t host_fixed_ctr_ctrl  # host perf's cached value
     uint32_t host_allowed[EVENTS]  # slots that host perf may use for each event
     uint32_t blocked  # task events that are out while the vCPU's thread sleeps
+    bint asleep  # that thread
+    uint64_t asleep_busy  # running cycles that passed while it slept
+    bint rotate[2]  # CPU, task: a flexible event of the context waits
+    uint32_t next_position
+    uint64_t mux_interval  # of the multiplexing timer, in wall cycles
+    uint64_t next_mux  # its next instant, NEVER while it is stopped
+    uint64_t rotations
     uint32_t displaced  # host events that are out of hardware in the window
     bint host_placed  # some host event has been placed: GLOBAL_CTRL is ALL
     # tallies

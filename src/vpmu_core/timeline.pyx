@@ -2,6 +2,7 @@
 """The time line of one logical CPU: PMIs, exits and guest code (docs/machine.md, sections 3 to 6)."""
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
 from vpmu_core.counting cimport apply_ideal, guest_segment, host_activity, host_advance, running_clock, spend
+from vpmu_core.hostsched cimport serve_timer, timer_due
 from vpmu_core.unit cimport LVTPC_MASKED, enabled, width_mask
 from vpmu_core.random cimport draw_gap, draw_kind, next_regular
 from vpmu_core.state cimport (
@@ -121,6 +122,21 @@ cdef void _due_interrupts(machine_t *m) noexcept nogil:
         host_advance(m, host_activity(m), handling)
 
 
+cdef void _idle(machine_t *m, uint64_t idle) noexcept nogil:
+    """The vCPU's thread sleeps; the host's timer goes on."""
+    cdef uint64_t d
+    m.spent[SPENT_IDLE] += idle
+    while idle:
+        d = idle
+        if timer_due(m):
+            serve_timer(m)
+            continue
+        if m.next_mux > m.wall and not m.blind:
+            d = min(d, m.next_mux - m.wall)
+        host_advance(m, IDLE, d)
+        idle -= d
+
+
 cdef void _retire(machine_t *m, int cpl) noexcept nogil:
     """One instruction that the hypervisor emulated: an occurrence outside all clocks."""
     cdef uint32_t wanted, left, different
@@ -175,8 +191,7 @@ cdef void vm_exit(
     if idle:
         if design.block != NULL:
             design.block(m)
-        m.spent[SPENT_IDLE] += idle
-        host_advance(m, IDLE, idle)
+        _idle(m, idle)
         if design.wake != NULL:
             design.wake(m)
     if effect == EFFECT_ACCESS:
@@ -194,6 +209,8 @@ cdef void vm_exit(
     check_arrival(m)
     # A request makes KVM leave its fastpath loop (kvm_vcpu_exit_request()).
     if kind != FASTPATH or m.reprogram or m.pmi_requested:
+        if timer_due(m):
+            serve_timer(m)
         _due_interrupts(m)
         if m.vector_pending:
             m.vector_pending = False
@@ -247,6 +264,10 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
             _draw_wall(m)
             vm_exit(m, wall.kind, wall.cpl, wall.emulates, wall.handling, wall.idle, EFFECT_NONE, NULL)
             continue
+        if m.wall >= m.next_mux and not left_alone:
+            m.pmu_exits[EXIT_EXTERNAL_INTERRUPT] += 1
+            vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_NONE, NULL)
+            continue
         d = cycles
         if kind == WORK:
             if m.wall >= m.end:
@@ -261,6 +282,7 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
         d = min(d, m.pmi_arrival - m.wall)
         if not left_alone:
             d = min(d, m.next_wall - running_clock(m))
+            d = min(d, m.next_mux - m.wall)
         d = guest_segment(m, kind, d)
         cycles -= d
         if kind == HANDLER:

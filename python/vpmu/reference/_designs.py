@@ -67,11 +67,10 @@ class Design:
     def load(self) -> None:
         """Save host state and restore the guest's."""
 
-    def block(self) -> None:
-        """The vCPU halts."""
-
-    def wake(self) -> None:
-        """The vCPU runs again."""
+    @property
+    def guest_state_loaded(self) -> bool:
+        """Whether host perf's events are out of hardware for the guest's sake."""
+        return self.host_activity == BLIND
 
     def retire(self, cpl: int) -> set[int]:
         """Account for an emulated instruction; return the guest counters that got it."""

@@ -141,16 +141,6 @@ class Emulated(NoPmu):
             host.create(backed.event)
         backed.paused = False
 
-    # HLT.
-
-    def block(self) -> None:
-        """The vCPU's task is scheduled out."""
-        self.machine.host.block()
-
-    def wake(self) -> None:
-        """The vCPU's task is scheduled in."""
-        self.machine.host.wake()
-
     # PMIs.
 
     def _handle_host_nmi(self) -> None:
@@ -184,7 +174,7 @@ class Emulated(NoPmu):
             running = backed.event is not None and not backed.paused and backed.event.state == ACTIVE
             wanted = event.active and self.machine.ideal.enabled(event.counter)
             missing = wanted and not running
-            event.scheduled = event.scheduled or (wanted and running)
+            event.scheduled = event.scheduled or (wanted and running and self.machine.tally.phase != "readout")
             if missing and backed.missing_since is None:
                 backed.missing_since = list(self.machine.clocks.cycles)
             elif not missing:

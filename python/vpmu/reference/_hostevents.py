@@ -11,7 +11,7 @@ from ._clocks import CPL, GUEST
 from ._counters import full_selector
 from ._perfcount import PerfCount
 
-ACTIVE, OFF, ERROR = "active", "off", "error"
+ACTIVE, INACTIVE, OFF, ERROR = "active", "inactive", "off", "error"
 
 
 class HostEvent:
@@ -25,6 +25,8 @@ class HostEvent:
         Counters that it may use.
     user, kernel, exclude_guest, exclude_host : bool
     period : int
+    pinned, task : bool
+        Goes to ERROR rather than wait; belongs to the vCPU's thread.
     backs : int or None
         The guest counter that it backs.
     """
@@ -41,6 +43,8 @@ class HostEvent:
         exclude_guest: bool,
         exclude_host: bool,
         period: int,
+        pinned: bool = True,
+        task: bool = False,
         backs: int | None = None,
     ) -> None:
         self.event = event
@@ -49,12 +53,17 @@ class HostEvent:
         self.user, self.kernel = user, kernel
         self.exclude_guest, self.exclude_host = exclude_guest, exclude_host
         self.perf = PerfCount(period)
+        self.pinned, self.task = pinned, task
+        #: Place in its class; less comes first.
+        self.position = 0
         self.backs = backs
         self.state = OFF
         #: The counter that it has or had last (Linux ``hwc->idx``).
         self.counter: int | None = None
         #: Whether it is in that counter now; an active event is not while guest state is loaded.
         self.in_hardware = False
+        #: Cycles of its context in which it was enabled and in which it ran, up to ``since``.
+        self.enabled = self.running = self.since = 0
         self.ideal = 0
         self.losses: dict[str, int] = {}
         self.gains: dict[str, int] = {}

@@ -184,18 +184,14 @@ class Mediated(Design):
         """perf_load_guest_context(): the blind spot begins when the host's counters stop."""
         machine = self.machine
         machine.pay(self.host_activity, "perf_guest_context")
-        events = machine.host.active(machine.host.own)
-        if events:
-            machine.host.bracket(events, [], lvtpc=False, inner=BLIND)
+        machine.host.load_guest_context()
         self._in_window = True
 
     def _put_guest_context(self) -> None:
         """perf_put_guest_context(): the blind spot ends when the host's counters run again."""
         machine = self.machine
         machine.pay(self.host_activity, "perf_guest_context")
-        events = machine.host.active(machine.host.own)
-        if events:
-            machine.host.bracket([], events, lvtpc=True)
+        machine.host.put_guest_context()
         self._in_window = False
 
     def _write_lvtpc(self, guest: bool) -> None:

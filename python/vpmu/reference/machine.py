@@ -159,6 +159,7 @@ class Machine:
             "spent": dict(tally.spent),
             "reprograms": tally.reprograms,
             "creates": tally.creates,
+            "rotations": self.host.rotations,
             "stopped": "no-progress" if self._stopped else None,
         }
 
@@ -250,11 +251,14 @@ class Machine:
                 planned = plan.exits[kind]
                 self._planned_exit(kind, planned.handling, planned.idle)
                 continue
+            if wall >= self.host.next_mux and not left_alone:
+                self.pmu_exit("EXTERNAL_INTERRUPT", [], lambda: None)
+                continue
             if work and wall >= plan.end:
                 return max(n, 1)
             if n == 0:
                 return 0
-            d = n if left_alone else min(n, self._next_wall - clocks.running)
+            d = n if left_alone else min(n, self._next_wall - clocks.running, self.host.next_mux - wall)
             if work:
                 d = min(d, plan.end - wall)
             if self._in_flight is not None:
@@ -346,9 +350,7 @@ class Machine:
             self.spend(design.host_activity, in_kernel, name)
             self.spend(HOST_TASK, cycles - in_kernel, name)
         if idle > 0:
-            design.block()
-            self.spend(IDLE, idle, "idle")
-            design.wake()
+            self._sleep(idle)
         effect()
         if emulates:
             self._retire(cpl)
@@ -356,6 +358,8 @@ class Machine:
 
         # kvm_vcpu_exit_request(): a request ends the fastpath loop.
         if kind != FASTPATH or self._pmi_requested or design.wants_reprogramming():
+            if self._timer_due():
+                self.host.serve_timer()
             self._serve_host_interrupts()
             if self._vector_pending:
                 self._vector_pending = False
@@ -371,6 +375,29 @@ class Machine:
         self._load_and_enter(switched)
         if self._stopped and not self._finishing:
             raise _StoppedError
+
+    def _timer_due(self) -> bool:
+        """Host perf's multiplexing timer is due and can be served."""
+        if self.clocks.wall < self.host.next_mux or self.design.guest_state_loaded:
+            return False
+        return not self._left_alone() and not self._no_progress()
+
+    def _sleep(self, cycles: int) -> None:
+        """The vCPU's thread sleeps in HLT, the CPU is idle but for the timer."""
+        host = self.host
+        if self.design.guest_state_loaded:
+            self.spend(IDLE, cycles, "idle")
+            return
+        host.block()
+        while cycles:
+            if self._timer_due():
+                host.serve_timer()
+                continue
+            ahead = host.next_mux - self.clocks.wall
+            step = min(cycles, ahead) if ahead > 0 else cycles
+            self.spend(IDLE, step, "idle")
+            cycles -= step
+        host.wake()
 
     def _load_and_enter(self, load: bool) -> None:
         design = self.design

@@ -5,9 +5,9 @@ from libc.string cimport memset
 
 from vpmu_core._types cimport int64_t, lowest_bit, uint32_t, uint64_t
 from vpmu_core.hostperf cimport (
-    host_global_ctrl, host_nmi_handler, perf_block, perf_create, perf_enable, perf_pause, perf_period, perf_read, perf_release,
-    perf_wake, place_host_events,
+    host_nmi_handler, perf_create, perf_enable, perf_pause, perf_period, perf_read, perf_release,
 )
+from vpmu_core.hostsched cimport host_global_ctrl, place_host_events, thread_sleeps, thread_wakes
 from vpmu_core.kvmpmu cimport access_registers, counting_at, locally_enabled, recompute_counting
 from vpmu_core.unit cimport FIXED_SLOT, SELECTOR_OS, SELECTOR_USR, bits_of, enabled, slots_of, width_mask
 from vpmu_core.counting cimport meter, spend
@@ -34,7 +34,9 @@ cdef void _update_ledger(machine_t *m) noexcept nogil:
             meter(m, e, CAUSE_NOT_SCHEDULED)
             continue
         meter(m, e, CAUSE_NONE)
-        e.scheduled |= e.active and on >> e.slot & 1
+        # The read-out frees counters one by one, and who never had one gets it for a moment.
+        if not m.finishing:
+            e.scheduled |= e.active and on >> e.slot & 1
     m.ledger_stale = False
 
 
@@ -164,8 +166,8 @@ _DESIGN.start = place_host_events
 _DESIGN.leave = _leave
 _DESIGN.enter = _enter
 _DESIGN.requests = _requests
-_DESIGN.block = perf_block
-_DESIGN.wake = perf_wake
+_DESIGN.block = thread_sleeps
+_DESIGN.wake = thread_wakes
 _DESIGN.arrive = _arrive
 _DESIGN.nmi = host_nmi_handler
 _DESIGN.access = _access

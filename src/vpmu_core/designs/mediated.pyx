@@ -4,7 +4,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.string cimport memset
 
 from vpmu_core._types cimport lowest_bit, uint32_t
-from vpmu_core.hostperf cimport place_host_events
+from vpmu_core.hostsched cimport place_host_events, thread_sleeps, thread_wakes
 from vpmu_core.kvmpmu cimport access_registers, counting_at, recompute_counting
 from vpmu_core.unit cimport LVTPC_NMI, bits_of, slots_of, width_mask
 from vpmu_core.switching cimport load_guest, put_guest
@@ -91,6 +91,8 @@ _DESIGN.enter = _enter
 _DESIGN.put = put_guest
 _DESIGN.load = load_guest
 _DESIGN.requests = _requests
+_DESIGN.block = thread_sleeps
+_DESIGN.wake = thread_wakes
 _DESIGN.arrive = _arrive
 _DESIGN.refuses = _refuses
 _DESIGN.access = _access

@@ -3,7 +3,7 @@
 from cpython.pycapsule cimport PyCapsule_New
 from libc.string cimport memset
 
-from vpmu_core.hostperf cimport host_global_ctrl, place_host_events
+from vpmu_core.hostsched cimport host_global_ctrl, place_host_events, thread_sleeps, thread_wakes
 from vpmu_core.state cimport design_t, machine_t
 
 
@@ -25,6 +25,8 @@ memset(&_DESIGN, 0, sizeof(design_t))
 _DESIGN.start = place_host_events
 _DESIGN.leave = _leave
 _DESIGN.enter = _enter
+_DESIGN.block = thread_sleeps
+_DESIGN.wake = thread_wakes
 _DESIGN.arrive = _arrive
 
 
