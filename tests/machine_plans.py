@@ -84,7 +84,11 @@ def plans(draw) -> Plan:
             gp = 0
         fixed = {0xC0: 1, 0x3C: 2}.get(code, 0) if design != "dedicated" else 0
         pinned, task = draw(st.booleans()), draw(st.booleans())
-        host_events.append(PlannedHostEvent(codes[code], code, gp, fixed, user, kernel, *side, pinned, task))
+        period = draw(st.sampled_from([0, 0, 1, 7, 300] if tight else [0, 0, 5000, 100_003]))
+        freq = draw(st.sampled_from([0, 0, 1, 250, 4000, 100_000])) if period else 0
+        sampling = (period, freq, draw(st.booleans()))
+        host_events.append(PlannedHostEvent(codes[code], code, gp, fixed, user, kernel, *side, pinned, task, *sampling))
+    tick = draw(st.sampled_from([7, 1000] if tight else [2000, 100_000]))
     return dataclasses.replace(
         base,
         end=draw(st.sampled_from([1, 300, 5000] if tight else [1, 5000, 120000])),
@@ -97,6 +101,9 @@ def plans(draw) -> Plan:
         seeds={name: (draw(st.integers(0, 2**64 - 1)), 7, i) for i, name in enumerate(("work", "wall", "skid"))},
         guest_events=tuple(guest_events),
         host_events=tuple(host_events),
+        tick=tick,
+        tick_ns=tick // 2 + 1,
+        max_samples_per_tick=draw(st.sampled_from([1, 2, 5])),
         mux_interval=draw(st.sampled_from([5, 300] if tight else [1000, 30_000])),
     )
 

@@ -45,7 +45,7 @@ from command_line import (
         (["--host-perf", "cycles:flexible"], "unknown host perf option"),
         (["--host-perf", "cycles:pined"], "pinned"),
         (["--host-perf", "cycls:pinned"], "cycles"),
-        (["--host-perf", "cycles:pinned:freq=99"], "not simulated yet"),
+        (["--host-perf", "cycles:pinned:freq=0"], "1 to 100000"),
         (["--host-perf", "cycles:pinned:exclude_host:exclude_guest"], "count nothing"),
         (["--seconds", "0"], "more than 0"),
         (["--seconds=-1"], "more than 0"),

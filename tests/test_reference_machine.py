@@ -51,6 +51,7 @@ KEYS = {
     "reprograms",
     "creates",
     "rotations",
+    "host_pmi",
     "stopped",
 }
 #: Events per cycle in guest code, halved in the host; index order of EVENTS.

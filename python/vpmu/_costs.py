@@ -44,6 +44,8 @@ COST_NAMES: tuple[str, ...] = (
     "guest_perf_call",
     "msr_list_entry",
     "perf_rotate",
+    "host_sample",
+    "perf_tick",
 )
 
 

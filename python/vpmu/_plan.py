@@ -107,7 +107,10 @@ class PlannedGuestEvent:
 
 @dataclass(frozen=True)
 class PlannedHostEvent:
-    """An event of the host, with the counters it may use; ``task``: of the vCPU's thread."""
+    """An event of the host, with the counters it may use; ``task``: of the vCPU's thread.
+
+    ``period`` is 0 for counting, and with ``freq`` the first of many.
+    """
 
     event: int
     selector: int
@@ -119,6 +122,9 @@ class PlannedHostEvent:
     exclude_host: bool
     pinned: bool = True
     task: bool = False
+    period: int = 0
+    freq: int = 0
+    throttles: bool = True
 
 
 @dataclass(frozen=True)
@@ -163,6 +169,10 @@ class Plan:
         Every exit stores GLOBAL_CTRL through the VM-exit MSR list.
     mux_interval : int
         Wall cycles between two rotations of the host's flexible events.
+    tick, tick_ns : int
+        The host's tick, in wall cycles and in nanoseconds.
+    max_samples_per_tick : int
+        Samples of one host event in one tick after which it is throttled.
     """
 
     design: str
@@ -188,3 +198,6 @@ class Plan:
     backed_by_host_events: bool
     global_ctrl_in_exit_list: bool
     mux_interval: int = 1 << 23
+    tick: int = 1 << 23
+    tick_ns: int = 4_000_000
+    max_samples_per_tick: int = 400

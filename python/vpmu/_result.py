@@ -275,6 +275,11 @@ class Result:
         return {key: self.raw["pmi"][key] for key in keys} if self.raw else {}
 
     @property
+    def host_pmis(self) -> dict[str, int]:
+        """PMIs of the host's own events: raised = handled + coalesced + lost + pending."""
+        return dict(self.raw["host_pmi"]) if self.raw else {}
+
+    @property
     def cycles(self) -> dict[str, int]:
         """Cycles of each activity; they add up to the wall clock."""
         from ._plan import ACTIVITIES
@@ -332,6 +337,8 @@ class Result:
             "guest_pmi_handlers": self.raw["handlers"],
             "reprograms": self.raw["reprograms"],
             "perf_events_created": self.raw["creates"],
+            "host_rotations": self.raw["rotations"],
+            "host_pmi": self.host_pmis,
             "msr_ops": self.raw["ops"],
             "guest_accesses": self.raw["guest_accesses"],
             "deciding_assumption": self.deciding_assumption,

@@ -17,7 +17,16 @@ from ._designs import Dedicated, Design, GuestPmu, Mediated, design
 from ._errors import ScenarioError
 from ._events import CODES, EVENTS, Event, allowed_counters, parse_event, place
 from ._exits import KINDS
-from ._perf import GuestPerf, HostEvent, PerfRecord, PerfStat, parse_guest_perf, parse_host_perf
+from ._perf import (
+    MAX_SAMPLE_RATE,
+    WATCHDOG,
+    GuestPerf,
+    HostEvent,
+    PerfRecord,
+    PerfStat,
+    parse_guest_perf,
+    parse_host_perf,
+)
 from ._plan import ACTIVITIES, Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
 from ._recorded import Recorded, positive_seconds
 from ._workload import EventRates, Workload, check_integer
@@ -62,7 +71,8 @@ class Scenario:
     what_if : bool
         Simulate a design even where it cannot be had; the result is flagged ``hypothetical``.
     host_hz : {100, 250, 300, 1000}
-        The host kernel's CONFIG_HZ: host events take turns every 1000 // host_hz milliseconds (Linux PERF_CPU_HRTIMER).
+        The host kernel's CONFIG_HZ: host events take turns every 1000 // host_hz milliseconds (Linux
+        PERF_CPU_HRTIMER), and perf adapts periods on the tick.
 
     Raises
     ------
@@ -307,6 +317,9 @@ def _host_event(event: HostEvent, scenario: Scenario) -> PlannedHostEvent:
         event.exclude_host,
         event.pinned,
         event.task,
+        event.first_period(scenario.cpu.core_hz.value),
+        event.freq or 0,
+        event != WATCHDOG,
     )
 
 
@@ -359,6 +372,9 @@ def plan(scenario: Scenario) -> Plan:
         backed_by_host_events=design.backed_by_host_events,
         global_ctrl_in_exit_list=design.stores_global_ctrl(scenario.cpu, guest),
         mux_interval=scenario.cpu.core_hz.value * (1000 // scenario.host_hz) // 1000,
+        tick=scenario.cpu.core_hz.value // scenario.host_hz,
+        tick_ns=10**9 // scenario.host_hz,
+        max_samples_per_tick=-(-MAX_SAMPLE_RATE // scenario.host_hz),
     )
 
 

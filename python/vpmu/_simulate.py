@@ -166,7 +166,9 @@ def _host_counter(event: HostEvent, row: dict[str, Any], scenario: Scenario, ext
     reasons = []
     if "ceded" in row["losses"]:
         reasons.append("the host has given its PMU up to the guest")
-    if "not_scheduled" in row["losses"]:
+    if row["throttled"]:
+        reasons.append(f"it was throttled {row['throttled']} times, each time until the next tick")
+    if "not_scheduled" in row["losses"] and not (row["throttled"] and row["running"] == row["enabled"]):
         reasons.append(
             "EOPNOTSUPP: a mediated VM exists, so an event that includes guests cannot be created"
             if scenario.fails(event)
@@ -191,6 +193,7 @@ def _host_counter(event: HostEvent, row: dict[str, Any], scenario: Scenario, ext
         row["gains"],
         _flags(row, extra),
         why,
+        row["samples"],
         enabled=row["enabled"],
         running=row["running"],
     )
@@ -208,6 +211,9 @@ def _violations(raw: dict[str, Any], counters: tuple[Counter, ...]) -> tuple[str
     pmi = raw["pmi"]
     if pmi["raised"] != pmi["delivered"] + pmi["coalesced"] + pmi["lost"] + pmi["pending"]:
         found.append(f"PMI identity: {pmi}")
+    host = raw["host_pmi"]
+    if host["raised"] != host["handled"] + host["coalesced"] + host["lost"] + host["pending"]:
+        found.append(f"host PMI identity: {host}")
     if sum(raw["clocks"]) != raw["w"]:
         found.append("clocks: the activities do not add up to the wall clock")
     if raw["stray_counts"]:

@@ -79,7 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         "--host-perf",
         action="append",
         metavar="SPEC",
-        help="EVENT[:pinned][:task][:exclude_guest|:exclude_host] or watchdog; may be repeated; none",
+        help="EVENT[:pinned][:task][:exclude_guest|:exclude_host][:freq=HZ|:period=N] or watchdog; may be repeated; "
+        "none",
     )
     c.add_argument("--seconds", metavar="S", help="wall time of the simulated CPU; 1")
     c.add_argument("--seed", type=int, default=1, metavar="N", help="same seed, same integers; 1")

@@ -2,7 +2,7 @@
 """Clocks and counters, the ideal PMU and the ledger (docs/machine.md, sections 1, 3, 10 and 11)."""
 from libc.string cimport memcmp, memcpy
 
-from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
+from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
 from vpmu_core.activity cimport between, between_short, occurrences
 from vpmu_core.hostsched cimport TASK
 from vpmu_core.unit cimport (
@@ -13,9 +13,8 @@ from vpmu_core.random cimport sfc64_next
 from vpmu_core.state cimport (
     ACCESS_COUNTER, ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_OVF_CTRL, ACCESS_RDPMC,
     ACCESS_SELECTOR, ACTIVITIES, CAUSE_CEDED, CAUSE_HOST_STALE, CAUSE_NOT_SCHEDULED, CAUSE_PMU_DISABLED,
-    CAUSE_WINDOW, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HANDLER, HOST_CEDED, HOST_ERROR, HOST_INACTIVE,
-    HOST_TASK, WORK, access_t,
-    guest_event_t, host_event_t, machine_t,
+    CAUSE_WINDOW, FLIGHT_GUEST, FLIGHT_HOST, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HANDLER, HOST_CEDED,
+    HOST_ERROR, HOST_INACTIVE, HOST_TASK, WORK, access_t, guest_event_t, host_event_t, machine_t,
 )
 
 cdef uint64_t SHORT = 1 << 26  # below this many cycles, 64-bit arithmetic counts exactly
@@ -56,7 +55,7 @@ cdef void _charge_host_events(
             if not counted:
                 if e.state == HOST_CEDED:
                     e.losses[CAUSE_CEDED] += n
-                elif e.state == HOST_ERROR or e.state == HOST_INACTIVE:
+                elif e.state == HOST_ERROR or e.state == HOST_INACTIVE or e.throttled:
                     e.losses[CAUSE_NOT_SCHEDULED] += n
                 else:
                     e.losses[CAUSE_WINDOW if m.blind or guest else CAUSE_PMU_DISABLED] += n
@@ -68,17 +67,53 @@ cdef void count_host_time(machine_t *m, int a, uint64_t cycles) noexcept nogil:
     """Advance the hardware counters by host-mode code, and the ledger of host events."""
     cdef bint user = a == HOST_TASK
     cdef uint32_t on = enabled(&m.hardware, user)
-    cdef uint32_t left = on
-    cdef uint64_t value
+    cdef uint32_t left = on, wrapped = 0
+    cdef uint64_t value, first = 0
     cdef int slot
     refresh_rates(m)
     while left:
         slot = lowest_bit(left)
         left &= left - 1
         value = m.hardware.counter[slot] + between(m.hardware_rate[a][slot], m.clock[a], m.clock[a] + cycles)
-        m.stray_counts += value > width_mask(&m.hardware, slot)
+        if value > width_mask(&m.hardware, slot):
+            wrapped |= <uint32_t>1 << slot
+            # Before the counters move.
+            first = first if first else first_host_wrap(m, a, cycles)
+    left = on
+    while left:
+        slot = lowest_bit(left)
+        left &= left - 1
+        value = m.hardware.counter[slot] + between(m.hardware_rate[a][slot], m.clock[a], m.clock[a] + cycles)
         m.hardware.counter[slot] = value & width_mask(&m.hardware, slot)
     _charge_host_events(m, False, a, user, on, m.clock[a], cycles)
+    m.hardware.global_status |= bits_of(wrapped)
+    if not m.samples_host:
+        m.stray_counts += wrapped != 0
+    while wrapped:
+        wrapped &= wrapped - 1
+        _raise_pmi(m, FLIGHT_HOST, m.wall + first)
+
+
+cdef uint64_t first_host_wrap(const machine_t *m, int a, uint64_t cycles) noexcept nogil:
+    """At most ``cycles``: after how many of an activity in host mode the first counter has wrapped."""
+    cdef uint32_t left = enabled(&m.hardware, a == HOST_TASK)
+    cdef uint64_t rate, need, low, middle, start = m.clock[a]
+    cdef int slot
+    while left:
+        slot = lowest_bit(left)
+        left &= left - 1
+        rate = m.rate[a][m.hardware.event[slot]]
+        need = width_mask(&m.hardware, slot) + 1 - m.hardware.counter[slot]
+        if between(rate, start, start + cycles) < need:
+            continue
+        low = 0
+        while cycles - low > 1:
+            middle = low + ((cycles - low) >> 1)
+            if between(rate, start, start + middle) >= need:
+                cycles = middle
+            else:
+                low = middle
+    return cycles
 
 
 cdef inline uint64_t _user_clock(const machine_t *m, uint64_t work) noexcept nogil:
@@ -133,19 +168,34 @@ cdef inline uint64_t _sum_slots(
     return over
 
 
-cdef void _raise_pmi(machine_t *m) noexcept nogil:
+cdef void _raise_pmi(machine_t *m, int whose, uint64_t instant) noexcept nogil:
     """The hardware requests a PMI; it arrives after the skid, and later overflows join it."""
-    m.pmi.raised += 1
-    if m.pmi_arrival != NEVER:
-        m.pmi.coalesced += 1
-        return
-    m.pmi_arrival = m.wall + m.skid_minimum + <uint64_t>((sfc64_next(&m.skid) >> 32) * m.skid_range >> 32)
+    cdef bint joins = (m.flight & whose) != 0, first = m.flight == 0
+    if whose == FLIGHT_HOST:
+        m.host_pmi.raised += 1
+        m.host_pmi.coalesced += joins
+    else:
+        m.pmi.raised += 1
+        m.pmi.coalesced += joins
+    m.flight |= whose
+    if first:
+        m.pmi_arrival = instant + m.skid_minimum + <uint64_t>((sfc64_next(&m.skid) >> 32) * m.skid_range >> 32)
+
+
+cdef uint32_t _own_slots(const machine_t *m) noexcept nogil:
+    # Counters that the host's own events have.
+    cdef uint32_t slots = 0
+    cdef int i
+    for i in range(m.host_events):
+        if m.host_event[i].guest_slot < 0 and m.host_event[i].slot >= 0:
+            slots |= <uint32_t>1 << m.host_event[i].slot
+    return slots
 
 
 cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept nogil:
     """Run at most ``cycles`` of guest code, up to the first counter that wraps; return how many ran."""
     cdef uint32_t user_on = enabled(&m.hardware, True), kernel_on = enabled(&m.hardware, False)
-    cdef uint32_t wrapped = 0, left
+    cdef uint32_t wrapped = 0, left, own
     cdef uint64_t user_start, user_cycles, kernel_start, kernel_cycles, over, value, first
     cdef int kernel = GUEST_HANDLER if kind == HANDLER else GUEST_KERNEL
     cdef int slot
@@ -199,9 +249,10 @@ cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept no
     # SDM vol. 3B: STATUS is set on a wrap whatever INT; INT decides whether a PMI is requested.
     m.hardware.global_status |= bits_of(wrapped)
     wrapped &= m.hardware.interrupt
+    own = _own_slots(m) if wrapped and m.samples_host else 0
     while wrapped:
+        _raise_pmi(m, FLIGHT_HOST if own >> lowest_bit(wrapped) & 1 else FLIGHT_GUEST, m.wall)
         wrapped &= wrapped - 1
-        _raise_pmi(m)
     return cycles
 
 

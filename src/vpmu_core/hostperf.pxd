@@ -36,4 +36,3 @@ cdef uint64_t perf_pause(machine_t *m, int event) noexcept nogil
 cdef void perf_enable(machine_t *m, int event) noexcept nogil
 cdef void perf_period(machine_t *m, int event, int64_t period) noexcept nogil
 cdef uint64_t perf_read(machine_t *m, int event) noexcept nogil
-cdef void host_nmi_handler(machine_t *m) noexcept nogil

@@ -1,20 +1,19 @@
 # cython: freethreading_compatible=True
-"""Host perf: the guest's window, KVM's calls and the NMI handler (Linux kernel/events/core.c, arch/x86/events)."""
+"""Host perf: the guest's window and KVM's calls (Linux kernel/events/core.c, arch/x86/events)."""
 from libc.string cimport memset
 
 from vpmu_core._types cimport int8_t, int64_t, lowest_bit, uint32_t, uint64_t
-from vpmu_core.unit cimport LVTPC_NMI, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, bits_of, width_mask
+from vpmu_core.unit cimport SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, width_mask
 from vpmu_core.counting cimport spend, tally
 from vpmu_core.hostsched cimport (
-    CPU_PINNED, TASK_PINNED, bracket, events_of, host_global_ctrl, reschedule, reschedule_at_cost, set_state, spend_ops,
-    write_global_ctrl,
+    CPU_PINNED, TASK_PINNED, bracket, events_of, reschedule, reschedule_at_cost, set_state,
 )
 from vpmu_core.state cimport (
-    COST_HOST_NMI, COST_PERF_CREATE, COST_PERF_ENABLE, COST_PERF_GUEST_CONTEXT, COST_PERF_PAUSE, COST_PERF_PERIOD,
-    COST_PERF_RELEASE, COST_RDMSR, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC, HOST_ACTIVE, HOST_INACTIVE, HOST_OFF,
-    MAX_HOST_EVENTS, OP_RDMSR, OP_RDPMC, OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC, ORIGIN_HOST, host_event_t, machine_t,
+    COST_PERF_CREATE, COST_PERF_ENABLE, COST_PERF_GUEST_CONTEXT, COST_PERF_PAUSE, COST_PERF_PERIOD,
+    COST_PERF_RELEASE, COST_RDPMC, HOST_ACTIVE, HOST_INACTIVE, HOST_OFF,
+    MAX_HOST_EVENTS, OP_RDPMC, ORIGIN_HOST, host_event_t, machine_t,
 )
-from vpmu_core.timeline cimport request_guest_pmi
+from vpmu_core.timeline cimport check_arrival
 
 
 # -- the host's own events --------------------------------------------------------------------------------------------
@@ -28,6 +27,8 @@ cdef void host_events_out(machine_t *m) noexcept nogil:
     """perf_load_guest_context(): host events leave, and the window begins."""
     cdef uint32_t left
     spend(m, COST_PERF_GUEST_CONTEXT)
+    if m.samples_host:
+        check_arrival(m)
     m.displaced = left = _own(m)
     if m.displaced:
         while left:
@@ -144,46 +145,3 @@ cdef uint64_t perf_read(machine_t *m, int event) noexcept nogil:
         spend(m, COST_RDPMC)
         update_count(&e.perf, m.hardware.counter[e.slot], width_mask(&m.hardware, e.slot))
     return e.perf.count
-
-
-cdef void host_nmi_handler(machine_t *m) noexcept nogil:
-    """intel_pmu_handle_irq() on the host, with kvm_perf_overflow() for the events that back guest counters."""
-    cdef uint64_t status, reads = 0, mask
-    cdef bint accepted = False
-    cdef host_event_t *e
-    cdef uint32_t guest_bit
-    cdef int i
-    spend(m, COST_HOST_NMI)
-    write_global_ctrl(m, 0)
-    status = m.hardware.global_status
-    m.hardware.global_status = 0
-    for i in range(m.host_events):
-        e = &m.host_event[i]
-        if e.slot < 0 or not status & bits_of(<uint32_t>1 << e.slot):
-            continue
-        reads += 1
-        mask = width_mask(&m.hardware, e.slot)
-        update_count(&e.perf, m.hardware.counter[e.slot], mask)
-        set_period(&e.perf, mask, <int64_t>(mask >> 1), &e.perf.previous)
-        m.hardware.counter[e.slot] = e.perf.previous
-        if e.guest_slot < 0:
-            continue
-        guest_bit = <uint32_t>1 << e.guest_slot
-        if not m.reprogram & guest_bit:
-            m.reprogram |= guest_bit
-            m.guest.global_status |= bits_of(guest_bit)
-            accepted = accepted or (m.guest.interrupt & guest_bit) != 0
-    tally(m, ORIGIN_HOST, OP_RDMSR, 2)
-    spend(m, COST_RDMSR)
-    spend(m, COST_RDMSR)
-    tally(m, ORIGIN_HOST, OP_WRMSR_GLOBAL, 1)
-    spend(m, COST_WRMSR)
-    spend_ops(m, reads, reads, 0, 0)
-    write_global_ctrl(m, host_global_ctrl(m, False))
-    tally(m, ORIGIN_HOST, OP_WRMSR_LVTPC, 1)
-    spend(m, COST_WRMSR_LVTPC)
-    m.hardware.lvtpc = LVTPC_NMI
-    if accepted:
-        request_guest_pmi(m)
-    else:
-        m.pmi.lost += 1

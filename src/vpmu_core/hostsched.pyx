@@ -162,8 +162,8 @@ cdef uint32_t _schedule_in(machine_t *m, list_t *accepted, uint32_t candidates, 
 
 # -- brackets ---------------------------------------------------------------------------------------------------------
 
-cdef inline uint64_t _nibble(const host_event_t *e) noexcept nogil:
-    # FIXED_CTR_CTRL field: OS, USR, PMI (perf always asks for the PMI).
+cdef uint64_t host_nibble(const host_event_t *e) noexcept nogil:
+    """FIXED_CTR_CTRL field: OS, USR, PMI (perf always asks for the PMI)."""
     return (1 if e.kernel else 0) | (2 if e.user else 0) | 8
 
 
@@ -182,11 +182,15 @@ cdef void _put_in(machine_t *m, host_event_t *e, int slot) noexcept nogil:
     e.slot = slot
     e.previous_slot = slot
     set_period(&e.perf, mask, <int64_t>(mask >> 1), &e.perf.previous)
+    if e.throttled:
+        # event_sched_in(): who comes back is not throttled any more.
+        e.throttled = False
+        e.interrupts = 0
     m.hardware.counter[slot] = e.perf.previous
     if slot < FIXED_SLOT:
         write_selector(&m.hardware, slot, e.selector | SELECTOR_ENABLE)
     else:
-        m.host_fixed_ctr_ctrl |= _nibble(e) << 4 * (slot - FIXED_SLOT)
+        m.host_fixed_ctr_ctrl |= host_nibble(e) << 4 * (slot - FIXED_SLOT)
     m.host_placed = True
 
 
@@ -230,7 +234,7 @@ cdef void bracket(
         left &= left - 1
         e = &m.host_event[i]
         rdpmc += 1
-        selectors += e.slot < FIXED_SLOT
+        selectors += e.slot < FIXED_SLOT and not e.throttled
         _take_out(m, e)
         if new_period >= 0:
             e.perf.period = new_period
@@ -305,26 +309,36 @@ cdef void place_host_events(machine_t *m) noexcept nogil:
             m.host_event[i].state = HOST_ERROR
     accepted.n = 0
     left = _schedule_in(m, &accepted, candidates, slots)
-    if left == 0:
-        return
     while left:
         i = lowest_bit(left)
         left &= left - 1
         set_state(m, &m.host_event[i], HOST_ACTIVE)
         _put_in(m, &m.host_event[i], slots[i])
-    write_fixed_ctr_ctrl(&m.hardware, m.host_fixed_ctr_ctrl)
-    m.hardware.global_ctrl = host_global_ctrl(m, False)
+    set_tick(m, m.wall)
+    if accepted.n:
+        write_fixed_ctr_ctrl(&m.hardware, m.host_fixed_ctr_ctrl)
+        m.hardware.global_ctrl = host_global_ctrl(m, False)
 
 
-# -- the multiplexing timer -------------------------------------------------------------------------------------------
+# -- timers -----------------------------------------------------------------------------------------------------------
 
 cdef bint timer_due(const machine_t *m) noexcept nogil:
-    """Whether the multiplexing timer is to be served now, in host mode."""
-    if m.wall < m.next_mux or m.blind:
+    """Whether a timer of host perf is to be served now, in host mode."""
+    if m.wall < min(m.next_mux, m.next_tick) or m.blind:
         return False
     if m.finishing:
         return running_clock(m) <= m.patience
     return running_clock(m) <= 2 * m.end
+
+
+cdef void set_tick(machine_t *m, uint64_t wall) noexcept nogil:
+    """The next tick after an instant has work to do while an event has a frequency or is throttled."""
+    cdef const host_event_t *e
+    cdef int i
+    for i in range(m.host_events):
+        e = &m.host_event[i]
+        if m.next_tick == NEVER and (e.throttled or (e.freq and SCHEDULED >> e.state & 1)):
+            m.next_tick = (wall // m.tick + 1) * m.tick
 
 
 cdef uint32_t _rotate(machine_t *m, int task) noexcept nogil:
@@ -342,9 +356,8 @@ cdef uint32_t _rotate(machine_t *m, int task) noexcept nogil:
     return events_of(m, klass, SCHEDULED)
 
 
-cdef void serve_timer(machine_t *m) noexcept nogil:
+cdef void serve_rotation(machine_t *m) noexcept nogil:
     """perf_mux_hrtimer_handler() and perf_rotate_context()."""
-    cdef uint64_t before = running_clock(m)
     cdef uint32_t candidates = 0
     cdef bint task = m.rotate[1] and not m.asleep
     m.next_mux = (m.wall // m.mux_interval + 1) * m.mux_interval
@@ -360,8 +373,6 @@ cdef void serve_timer(machine_t *m) noexcept nogil:
         reschedule_at_cost(m, candidates & _in_hardware(m), candidates)
     else:
         m.next_mux = NEVER
-    if m.asleep:
-        m.asleep_busy += running_clock(m) - before
 
 
 # -- the vCPU's thread ------------------------------------------------------------------------------------------------

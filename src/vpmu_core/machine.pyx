@@ -14,10 +14,9 @@ from vpmu_core.unit cimport FIXED_SLOT, NO_EVENT, SELECTOR_INT, SELECTOR_OS, SEL
 from vpmu_core.random cimport logarithm_table, sfc64_seed, sfc64_t, stream_t
 from vpmu_core.counting cimport meter, running_clock
 from vpmu_core.state cimport (
-    ACTIVITIES, CAUSES, CAUSE_NONE, HOST_ACTIVE, HOST_INACTIVE, MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS, OP_CLASSES, ORIGINS,
-    PHASES,
-    PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, design_t, guest_event_t,
-    host_event_t, machine_t, planned_exit_t,
+    ACTIVITIES, CAUSES, CAUSE_NONE, FLIGHT_GUEST, HOST_ACTIVE, HOST_INACTIVE, MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS,
+    OP_CLASSES, ORIGINS, PHASES, PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING,
+    SPENT_IDLE, design_t, guest_event_t, host_event_t, machine_t, planned_exit_t,
 )
 from vpmu_core.timeline cimport run, start
 
@@ -42,7 +41,7 @@ cdef void begin(machine_t *m) noexcept nogil:
     cdef int i
     m.budget = SLICE
     m.pmi_arrival = NEVER
-    m.next_mux = NEVER
+    m.next_mux = m.next_tick = NEVER
     for i in range(SLOTS):
         m.vcpu[i].event = -1
         m.rated_event[i] = NO_EVENT
@@ -229,6 +228,10 @@ cdef class Machine:
         m.host_events = len(plan.host_events)
         m.has_host = m.host_events > 0
         m.mux_interval = plan.mux_interval
+        m.tick = plan.tick
+        m.tick_ns = plan.tick_ns
+        m.core_hz = plan.cpu.core_hz.value
+        m.max_samples_per_tick = plan.max_samples_per_tick
         m.next_position = m.host_events
         for i, planned in enumerate(plan.host_events):
             e = &m.host_event[i]
@@ -245,7 +248,11 @@ cdef class Machine:
             e.position = i
             e.slot = -1
             e.previous_slot = -1
-            e.perf.period = e.perf.period_left = (1 << (plan.cpu.gp_width - 1)) - 1
+            e.sampling = planned.period > 0
+            e.throttles = planned.throttles
+            e.freq = planned.freq
+            m.samples_host |= e.sampling
+            e.perf.period = e.perf.period_left = planned.period or (1 << (plan.cpu.gp_width - 1)) - 1
 
     def _fill_design(self, plan):
         cdef machine_t *m = &self.m
@@ -332,7 +339,7 @@ cdef class Machine:
             free(copy)
 
     cdef object _totals(self, const machine_t *m):
-        pending = (m.pmi_arrival != NEVER) + bool(m.vector_pending) + bool(m.pmi_requested)
+        pending = (m.flight & FLIGHT_GUEST) + bool(m.vector_pending) + bool(m.pmi_requested)
         spent = {name: m.spent[i] for i, name in enumerate(_COST_NAMES)}
         spent["handling"] = m.spent[SPENT_HANDLING]
         spent["idle"] = m.spent[SPENT_IDLE]
@@ -356,6 +363,13 @@ cdef class Machine:
             "reprograms": m.reprograms,
             "creates": m.creates,
             "rotations": m.rotations,
+            "host_pmi": {
+                "raised": m.host_pmi.raised,
+                "handled": m.host_pmi.handled,
+                "coalesced": m.host_pmi.coalesced,
+                "lost": m.host_pmi.lost,
+                "pending": m.flight >> 1,
+            },
             "stopped": None if m.stopped == RUNNING else "no-progress",
         }
 
@@ -381,4 +395,6 @@ cdef class Machine:
             "state": _HOST_STATES.get(e.state, "error"),
             "enabled": e.enabled,
             "running": e.running,
+            "samples": e.samples,
+            "throttled": e.throttlings,
         }

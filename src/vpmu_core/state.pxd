@@ -65,10 +65,12 @@ cdef enum:  # cost_index: the order of vpmu._costs.COST_NAMES
     COST_GUEST_PERF_CALL = 27
     COST_MSR_LIST_ENTRY = 28
     COST_PERF_ROTATE = 29
-    COSTS = 30
-    SPENT_HANDLING = 30  # handling times of planned exits
-    SPENT_IDLE = 31
-    SPENT = 32
+    COST_HOST_SAMPLE = 30
+    COST_PERF_TICK = 31
+    COSTS = 32
+    SPENT_HANDLING = 32  # handling times of planned exits
+    SPENT_IDLE = 33
+    SPENT = 34
 
 cdef enum:  # op_class
     OP_RDMSR = 0
@@ -121,6 +123,10 @@ cdef enum:  # host_state
     HOST_ERROR = 2  # pinned, and no counter was free
     HOST_CEDED = 3  # the host has given its PMU up
     HOST_INACTIVE = 4  # flexible, and waits for its turn
+
+cdef enum:  # of machine_t.flight: whose PMI
+    FLIGHT_GUEST = 1
+    FLIGHT_HOST = 2
 
 cdef enum:  # run_kind
     WORK = 0
@@ -197,6 +203,16 @@ cdef struct host_event_t:
     uint64_t enabled  # cycles of its context
     uint64_t running
     uint64_t stamp  # its context's clock up to which these two are
+    uint64_t freq  # samples per second that are asked for, 0 if none
+    uint64_t samples
+    uint64_t interrupts  # samples of one tick
+    uint64_t sample_tick  # that tick
+    uint64_t throttlings
+    uint64_t tick_count  # its count when the tick last looked
+    int64_t sample_time  # of its last sample, in nanoseconds
+    uint8_t sampling
+    uint8_t throttles
+    uint8_t throttled
 
 cdef struct vcpu_counter_t:  # KVM struct kvm_pmc, emulated design
     uint64_t counter
@@ -211,6 +227,12 @@ cdef struct pmi_tally_t:
     uint64_t coalesced
     uint64_t lost
     uint64_t skid_past_exit
+
+cdef struct host_pmi_t:
+    uint64_t raised
+    uint64_t handled
+    uint64_t coalesced
+    uint64_t lost
 
 cdef struct step_t:  # one operation of a switch program
     uint16_t operation
@@ -320,6 +342,15 @@ cdef struct machine_s:
     uint64_t mux_interval  # of the multiplexing timer, in wall cycles
     uint64_t next_mux  # its next instant, NEVER while it is stopped
     uint64_t rotations
+    bint samples_host  # some own event samples
+    uint64_t core_hz
+    uint64_t tick  # wall cycles between two ticks
+    uint64_t tick_ns
+    uint64_t next_tick  # instant of the next tick that has work to do, else NEVER
+    uint64_t max_samples_per_tick
+    uint8_t flight  # whose PMI is in flight
+    uint8_t arrived  # whose PMI the NMI handler serves
+    host_pmi_t host_pmi
     uint32_t displaced  # host events that are out of hardware in the window
     bint host_placed  # some host event has been placed: GLOBAL_CTRL is ALL
     # tallies

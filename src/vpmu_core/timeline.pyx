@@ -1,14 +1,15 @@
 # cython: freethreading_compatible=True
 """The time line of one logical CPU: PMIs, exits and guest code (docs/machine.md, sections 3 to 6)."""
-from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
+from vpmu_core._types cimport NEVER, lowest_bit, uint8_t, uint32_t, uint64_t
 from vpmu_core.counting cimport apply_ideal, guest_segment, host_activity, host_advance, running_clock, spend
-from vpmu_core.hostsched cimport serve_timer, timer_due
+from vpmu_core.hostsample cimport host_code, serve_tick
+from vpmu_core.hostsched cimport serve_rotation, timer_due
 from vpmu_core.unit cimport LVTPC_MASKED, enabled, width_mask
 from vpmu_core.random cimport draw_gap, draw_kind, next_regular
 from vpmu_core.state cimport (
     CAUSE_EMULATED_INSTRUCTION, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, COST_INTERRUPT_EXIT, COST_MSR_EMULATION,
     COST_MSR_LIST_ENTRY, COST_PMI_INJECTION, COST_VM_ENTRY, COST_VM_EXIT, EFFECT_ACCESS, EFFECT_NMI, EFFECT_NONE,
-    EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, FASTPATH, HANDLER, HOST_TASK, IDLE, KERNEL, SPENT_HANDLING, SPENT_IDLE,
+    EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, FASTPATH, FLIGHT_GUEST, HANDLER, HOST_TASK, IDLE, KERNEL, SPENT_HANDLING, SPENT_IDLE,
     STOPPED_NO_PROGRESS, USERSPACE, WORK, access_t, design_t, guest_event_t, machine_t, planned_exit_t,
 )
 
@@ -17,10 +18,14 @@ from vpmu_core.state cimport (
 
 cdef void arrive(machine_t *m) noexcept nogil:
     """The PMI in flight reaches the local APIC."""
+    cdef uint8_t flight = m.flight
     m.pmi_arrival = NEVER
+    m.flight = 0
     if m.hardware.lvtpc & LVTPC_MASKED:
-        m.pmi.lost += 1
+        m.pmi.lost += flight & FLIGHT_GUEST
+        m.host_pmi.lost += flight >> 1
         return
+    m.arrived = flight
     m.hardware.lvtpc |= LVTPC_MASKED
     m.design.arrive(m)
 
@@ -99,9 +104,9 @@ cdef inline void _handle(machine_t *m, uint64_t cycles, bint userspace) noexcept
     if userspace and kernel > m.cost[COST_HANDLING_KERNEL]:
         kernel = m.cost[COST_HANDLING_KERNEL]
     m.spent[SPENT_HANDLING] += cycles
-    host_advance(m, host_activity(m), kernel)
+    host_code(m, host_activity(m), kernel)
     if cycles > kernel:
-        host_advance(m, HOST_TASK, cycles - kernel)
+        host_code(m, HOST_TASK, cycles - kernel)
 
 
 cdef inline bint _left_alone(const machine_t *m) noexcept nogil:
@@ -119,7 +124,18 @@ cdef void _due_interrupts(machine_t *m) noexcept nogil:
         m.host_interrupts += 1
         _draw_wall(m)
         m.spent[SPENT_HANDLING] += handling
-        host_advance(m, host_activity(m), handling)
+        host_code(m, host_activity(m), handling)
+
+
+cdef void _serve_timers(machine_t *m) noexcept nogil:
+    """Those of host perf's timers that are due now."""
+    cdef uint64_t now = m.wall, before = running_clock(m)
+    if now >= m.next_mux:
+        serve_rotation(m)
+    if now >= m.next_tick:
+        serve_tick(m)
+    if m.asleep:
+        m.asleep_busy += running_clock(m) - before
 
 
 cdef void _idle(machine_t *m, uint64_t idle) noexcept nogil:
@@ -129,10 +145,10 @@ cdef void _idle(machine_t *m, uint64_t idle) noexcept nogil:
     while idle:
         d = idle
         if timer_due(m):
-            serve_timer(m)
+            _serve_timers(m)
             continue
-        if m.next_mux > m.wall and not m.blind:
-            d = min(d, m.next_mux - m.wall)
+        if min(m.next_mux, m.next_tick) > m.wall and not m.blind:
+            d = min(d, min(m.next_mux, m.next_tick) - m.wall)
         host_advance(m, IDLE, d)
         idle -= d
 
@@ -210,7 +226,7 @@ cdef void vm_exit(
     # A request makes KVM leave its fastpath loop (kvm_vcpu_exit_request()).
     if kind != FASTPATH or m.reprogram or m.pmi_requested:
         if timer_due(m):
-            serve_timer(m)
+            _serve_timers(m)
         _due_interrupts(m)
         if m.vector_pending:
             m.vector_pending = False
@@ -264,7 +280,7 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
             _draw_wall(m)
             vm_exit(m, wall.kind, wall.cpl, wall.emulates, wall.handling, wall.idle, EFFECT_NONE, NULL)
             continue
-        if m.wall >= m.next_mux and not left_alone:
+        if m.wall >= min(m.next_mux, m.next_tick) and not left_alone:
             m.pmu_exits[EXIT_EXTERNAL_INTERRUPT] += 1
             vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_NONE, NULL)
             continue
@@ -282,7 +298,7 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
         d = min(d, m.pmi_arrival - m.wall)
         if not left_alone:
             d = min(d, m.next_wall - running_clock(m))
-            d = min(d, m.next_mux - m.wall)
+            d = min(d, min(m.next_mux, m.next_tick) - m.wall)
         d = guest_segment(m, kind, d)
         cycles -= d
         if kind == HANDLER:

@@ -91,11 +91,11 @@ class Design:
 
     # PMIs.
 
-    def pmi_in_guest(self) -> None:
+    def pmi_in_guest(self, whose: set[str]) -> None:
         """A PMI arrives in guest mode with LVTPC unmasked."""
         raise AssertionError("no PMI in this design")
 
-    def pmi_in_host(self) -> None:
+    def pmi_in_host(self, whose: set[str]) -> None:
         """A PMI arrives in host mode with LVTPC unmasked."""
         raise AssertionError("no PMI in this design")
 
@@ -157,6 +157,25 @@ class NoPmu(Design):
         """Load the guest's GLOBAL_CTRL."""
         self.machine.hardware.global_ctrl = self.machine.host.guest_global_ctrl()
 
+    # PMIs: all counters are host perf's.
+
+    def pmi_in_guest(self, whose: set[str]) -> None:
+        """The NMI exits."""
+        self.machine.pmu_exit("EXCEPTION_NMI", [], lambda: self._handle_host_nmi(whose))
+
+    def pmi_in_host(self, whose: set[str]) -> None:
+        """The NMI is attributed by perf event, not by mode."""
+        self.machine.tally.pmi["skid_past_exit"] += "guest" in whose
+        self._handle_host_nmi(whose)
+
+    def _handle_host_nmi(self, whose: set[str]) -> None:
+        """The host's handler; what KVM does with overflows of guest counters is its own affair."""
+        self.guest_overflows(self.machine.host.handle_nmi(), "guest" in whose)
+        self.machine.tally.host_pmi["handled"] += "host" in whose
+
+    def guest_overflows(self, counters: list[int], arrived: bool) -> None:
+        """Events that back these guest counters overflowed; ``arrived``: a PMI was raised for some."""
+
 
 class BareMetal(Design):
     """The operating system owns the machine: no exits, no host."""
@@ -170,7 +189,7 @@ class BareMetal(Design):
         if register == "lvtpc":
             self.machine.lvtpc.masked = False
 
-    def pmi_in_guest(self) -> None:
+    def pmi_in_guest(self, whose: set[str]) -> None:
         """The interrupt is the operating system's own."""
         self.machine.deliver_pmi()
 
@@ -225,11 +244,11 @@ class Dedicated(Design):
                     self.raise_pmi()
         return set(counted)
 
-    def pmi_in_guest(self) -> None:
+    def pmi_in_guest(self, whose: set[str]) -> None:
         """The guest's vector is an external interrupt."""
         self.machine.interrupt_exit()
 
-    def pmi_in_host(self) -> None:
+    def pmi_in_host(self, whose: set[str]) -> None:
         """The vector waits until interrupts are enabled."""
         self.machine.pend_vector()
 

@@ -143,27 +143,20 @@ class Emulated(NoPmu):
 
     # PMIs.
 
-    def _handle_host_nmi(self) -> None:
-        """The host's handler, and kvm_perf_overflow() for each backing event."""
+    def guest_overflows(self, counters: list[int], arrived: bool) -> None:
+        """kvm_perf_overflow() for each backing event."""
         accepted = False
-        for c in self.machine.host.handle_nmi():
+        for c in counters:
             if c not in self._requests:
                 self._requests.add(c)
                 self.guest.status |= 1 << c
                 accepted = accepted or self.guest.interrupts(c)
+        pmi = self.machine.tally.pmi
         if accepted:
+            pmi["raised"] += not arrived
             self.machine.request_pmi()
         else:
-            self.machine.tally.pmi["lost"] += 1
-
-    def pmi_in_guest(self) -> None:
-        """The NMI exits."""
-        self.machine.pmu_exit("EXCEPTION_NMI", [], self._handle_host_nmi)
-
-    def pmi_in_host(self) -> None:
-        """The NMI is attributed by perf event, not by mode."""
-        self.machine.tally.pmi["skid_past_exit"] += 1
-        self._handle_host_nmi()
+            pmi["lost"] += arrived
 
     # The ledger: events that perf could not schedule.
 

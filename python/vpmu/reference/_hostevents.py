@@ -25,6 +25,8 @@ class HostEvent:
         Counters that it may use.
     user, kernel, exclude_guest, exclude_host : bool
     period : int
+    sampling, freq, throttles : bool, int and bool
+        Takes a sample after each period; samples per second that the period follows, or 0; may be throttled.
     pinned, task : bool
         Goes to ERROR rather than wait; belongs to the vCPU's thread.
     backs : int or None
@@ -43,6 +45,9 @@ class HostEvent:
         exclude_guest: bool,
         exclude_host: bool,
         period: int,
+        sampling: bool = False,
+        freq: int = 0,
+        throttles: bool = True,
         pinned: bool = True,
         task: bool = False,
         backs: int | None = None,
@@ -53,6 +58,14 @@ class HostEvent:
         self.user, self.kernel = user, kernel
         self.exclude_guest, self.exclude_host = exclude_guest, exclude_host
         self.perf = PerfCount(period)
+        self.sampling, self.freq, self.throttles = sampling, freq, throttles
+        self.samples = 0
+        #: Samples in one tick, which tick, and the instant of the last one in nanoseconds.
+        self.interrupts, self.sample_tick, self.sample_time = 0, 0, 0
+        self.throttled = False
+        self.throttlings = 0
+        #: Its count when the tick last looked.
+        self.tick_count = 0
         self.pinned, self.task = pinned, task
         #: Place in its class; less comes first.
         self.position = 0

@@ -1,7 +1,6 @@
 """Host perf: the host's own events and, in the emulated design, those that back guest counters.
 
-After Linux kernel/events/core.c (``ctx_resched``, ``perf_event_pause``, ``perf_event_period``) and
-arch/x86/events/intel/core.c (``intel_pmu_handle_irq``).
+After Linux kernel/events/core.c (``ctx_resched``, ``perf_event_pause``, ``perf_event_period``).
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from ._clocks import BLIND, HYPERVISOR, Step
 from ._counters import ARCHITECTURAL, is_fixed
 from ._hostevents import ACTIVE, ERROR, INACTIVE, OFF, HostEvent
-from ._hostsched import HostScheduler
+from ._hostsample import HostSampler
 from ._perfcount import max_period
 from ._tally import add
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from .machine import Machine
 
 
-class HostPerf(HostScheduler):
+class HostPerf(HostSampler):
     """Host perf of one logical CPU.
 
     Parameters
@@ -40,7 +39,10 @@ class HostPerf(HostScheduler):
                 kernel=event.kernel,
                 exclude_guest=event.exclude_guest,
                 exclude_host=event.exclude_host,
-                period=longest,
+                period=event.period or longest,
+                sampling=event.period > 0,
+                freq=event.freq,
+                throttles=event.throttles,
                 pinned=event.pinned,
                 task=event.task,
             )
@@ -112,34 +114,6 @@ class HostPerf(HostScheduler):
         self._machine.pay(HYPERVISOR, "perf_release")
         self.backing.remove(event)
 
-    def handle_nmi(self) -> list[int]:
-        """intel_pmu_handle_irq(): re-arm what overflowed; return the guest counters that it backs."""
-        machine, hardware = self._machine, self._hardware
-        machine.pay(HYPERVISOR, "host_nmi")
-        self._access("wrmsr_global", HYPERVISOR)
-        hardware.global_ctrl = 0
-        self._access("rdmsr", HYPERVISOR)
-        status = hardware.status
-        self._access("wrmsr_global", HYPERVISOR)
-        hardware.status &= ~status
-        holders = {event.counter: event for event in self.events if event.in_hardware}
-        overflowed = []
-        for c in hardware.all:
-            event = holders.get(c)
-            if status >> c & 1 and event is not None:
-                self._access("rdpmc", HYPERVISOR)
-                self._update(event)
-                self._access("wrmsr_counter", HYPERVISOR)
-                self._arm(event)
-                if event.backs is not None:
-                    overflowed.append(event.backs)
-        self._access("rdmsr", HYPERVISOR)
-        self._access("wrmsr_global", HYPERVISOR)
-        hardware.global_ctrl = self.host_global_ctrl()
-        self._access("wrmsr_lvtpc", HYPERVISOR)
-        machine.lvtpc.set_host()
-        return overflowed
-
     # The ledger of the host's own events.
 
     def account(self, step: Step) -> None:
@@ -154,7 +128,8 @@ class HostPerf(HostScheduler):
                 if event.admits(activity) and self.runs(event):
                     event.ideal += n
                     if not counting:
-                        add(event.losses, design.host_loss(activity, event.state in (ERROR, INACTIVE)), n)
+                        kept_out = event.state in (ERROR, INACTIVE) or event.throttled
+                        add(event.losses, design.host_loss(activity, kept_out), n)
                 elif counting:
                     add(event.gains, "host_stale", n)
 
@@ -173,6 +148,8 @@ class HostPerf(HostScheduler):
                 "state": event.state,
                 "enabled": event.enabled,
                 "running": event.running,
+                "samples": event.samples,
+                "throttled": event.throttlings,
             }
             for event in self.own
         ]

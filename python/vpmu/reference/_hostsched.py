@@ -118,21 +118,29 @@ class HostScheduler:
         left, _ = event.perf.next_left(max_period(self._machine.plan.cpu, c))
         event.perf.previous = -left % hardware.modulus(c)
         hardware.counter[c] = event.perf.previous
-        if is_fixed(c):
-            self._set_nibble(c, nibble(event.user, event.kernel))
-        else:
-            hardware.selector[c] = event.selector | EN
+        self._enable(event, True)
+        self._unthrottle(event)
         event.in_hardware = True
         self._ever_placed = True
 
-    def _stop(self, event: HostEvent) -> None:
-        """x86_pmu_stop() with PERF_EF_UPDATE."""
+    def _unthrottle(self, event: HostEvent) -> None:
+        """Who is scheduled in, or met by the tick, may sample again."""
+        if event.throttled:
+            event.throttled = False
+            event.interrupts = 0
+
+    def _enable(self, event: HostEvent, on: bool) -> None:
+        """x86_pmu_enable_event() or x86_pmu_disable_event(), without cost."""
         c = event.counter
         assert c is not None
         if is_fixed(c):
-            self._set_nibble(c, 0)
+            self._set_nibble(c, nibble(event.user, event.kernel) if on else 0)
         else:
-            self._hardware.selector[c] = event.selector
+            self._hardware.selector[c] = event.selector | EN if on else event.selector
+
+    def _stop(self, event: HostEvent) -> None:
+        """x86_pmu_stop() with PERF_EF_UPDATE."""
+        self._enable(event, False)
         self._update(event)
         event.in_hardware = False
 
@@ -182,7 +190,7 @@ class HostScheduler:
         old_fixed_ctr_ctrl = hardware.fixed_ctr_ctrl
         # Nothing counts from here to the end: when the registers change meanwhile does not matter.
         for event in out:
-            if event.counter is not None and not is_fixed(event.counter):
+            if event.counter is not None and not is_fixed(event.counter) and not event.throttled:
                 self._access("wrmsr_selector", after)
             self._access("rdpmc", after)
             self._stop(event)
@@ -283,10 +291,8 @@ class HostScheduler:
             if not event.pinned and event.task == task and event.state in (ACTIVE, INACTIVE)
         )
 
-    def serve_timer(self) -> None:
+    def rotate(self) -> None:
         """perf_mux_hrtimer_handler(): of each context in which an event waits, the first that counts goes last."""
-        clocks = self._machine.clocks
-        began = clocks.running
         self._forward_timer()
         self._machine.pay(self._machine.design.host_activity, "perf_rotate")
         cpu, task = self._must_rotate[False], self._must_rotate[True] and not self._asleep
@@ -304,8 +310,6 @@ class HostScheduler:
             self.reschedule_at_cost([event for event in candidates if event.in_hardware], candidates)
         else:
             self.next_mux = NEVER
-        if self._asleep:
-            self._ran_asleep += clocks.running - began
 
     # The vCPU's thread.
 

@@ -120,24 +120,31 @@ class Mediated(Design):
 
     # PMIs.
 
-    def pmi_in_guest(self) -> None:
-        """The guest's vector is an external interrupt; anything else is the host's NMI."""
-        if self.machine.lvtpc.guest_vector:
-            self.machine.interrupt_exit()
-        else:
-            self.machine.pmu_exit("EXCEPTION_NMI", [], self._spurious_nmi)
+    def pmi_in_guest(self, whose: set[str]) -> None:
+        """The guest's vector is an external interrupt."""
+        self._under_guest_vector(whose)
+        self.machine.interrupt_exit()
 
-    def pmi_in_host(self) -> None:
-        """The vector waits; after put has restored the host's LVTPC it is an NMI that nobody expects."""
+    def pmi_in_host(self, whose: set[str]) -> None:
+        """The guest's vector waits; after put has restored the host's LVTPC its PMI is an NMI that nobody expects."""
         if self.machine.lvtpc.guest_vector:
+            self._under_guest_vector(whose)
             self.machine.pend_vector()
+            return
+        tally = self.machine.tally
+        tally.pmi["skid_past_exit"] += "guest" in whose
+        tally.pmi["lost"] += "guest" in whose
+        if "host" in whose and not self._in_window:
+            self.machine.host.handle_nmi()
+            tally.host_pmi["handled"] += 1
         else:
-            self.machine.tally.pmi["skid_past_exit"] += 1
-            self._spurious_nmi()
+            tally.host_pmi["lost"] += "host" in whose
+            self.machine.pay(self.host_activity, "host_nmi")
 
-    def _spurious_nmi(self) -> None:
-        self.machine.tally.pmi["lost"] += 1
-        self.machine.pay(self.host_activity, "host_nmi")
+    def _under_guest_vector(self, whose: set[str]) -> None:
+        """Whoever a PMI was meant for, the guest gets it."""
+        self.machine.tally.host_pmi["lost"] += "host" in whose
+        self.machine.tally.pmi["raised"] += "guest" not in whose
 
     def host_loss(self, activity: int, error: bool) -> str:
         """Host events are out from load to put."""
@@ -184,6 +191,8 @@ class Mediated(Design):
         """perf_load_guest_context(): the blind spot begins when the host's counters stop."""
         machine = self.machine
         machine.pay(self.host_activity, "perf_guest_context")
+        if machine.host.samples:
+            machine.arrival_check()
         machine.host.load_guest_context()
         self._in_window = True
 

@@ -89,6 +89,8 @@ class Machine:
 
         self.in_guest = False
         self._in_flight: int | None = None
+        #: Whose PMI is in flight: the guest's, the host's own events'.
+        self._whose: set[str] = set()
         self._vector_pending = False
         self._pmi_requested = False
         self._stopped = False
@@ -143,7 +145,7 @@ class Machine:
 
     def _report(self) -> dict[str, object]:
         tally = self.tally
-        pending = (self._in_flight is not None) + self._vector_pending + self._pmi_requested
+        pending = ("guest" in self._whose) + self._vector_pending + self._pmi_requested
         return {
             "w": self.clocks.wall,
             "clocks": list(self.clocks.cycles),
@@ -160,6 +162,7 @@ class Machine:
             "reprograms": tally.reprograms,
             "creates": tally.creates,
             "rotations": self.host.rotations,
+            "host_pmi": {**tally.host_pmi, "pending": int("host" in self._whose)},
             "stopped": "no-progress" if self._stopped else None,
         }
 
@@ -191,9 +194,43 @@ class Machine:
         return wrapped
 
     def spend(self, activity: int, cycles: int, name: str) -> None:
-        """Host code runs. It never makes a counter wrap: only host events, armed far away, count in it."""
+        """Host code runs. Only counters of sampling host events wrap in it."""
         self.tally.spent[name] += cycles
-        self._advance(self.clocks.ahead(activity, cycles))
+        self._host_code(activity, cycles)
+
+    def _host_code(self, activity: int, cycles: int) -> None:
+        step = self.clocks.ahead(activity, cycles)
+        instant = self.clocks.wall
+        if self.host.samples and self.hardware.would_wrap(step, self.rates):
+            instant += self._until_wrap(activity, cycles)
+        for c in self._advance(step):
+            self._overflow(c, instant)
+
+    def _until_wrap(self, activity: int, most: int) -> int:
+        """After how many cycles of host code the first counter wraps; ``most`` if none does before."""
+        none = 0
+        while most - none > 1:
+            middle = (none + most) // 2
+            if self.hardware.would_wrap(self.clocks.ahead(activity, middle), self.rates):
+                most = middle
+            else:
+                none = middle
+        return most
+
+    def handle(self, activity: int, cycles: int, name: str) -> None:
+        """Host code runs for longer: PMIs of host events arrive in it."""
+        if not self.host.samples or self.design.guest_state_loaded:
+            self.spend(activity, cycles, name)
+            return
+        self.tally.spent[name] += cycles
+        while True:
+            self.arrival_check()
+            piece = cycles if self._in_flight is None else min(cycles, self._in_flight - self.clocks.wall)
+            piece = self._until_wrap(activity, piece)
+            self._host_code(activity, piece)
+            cycles -= piece
+            if not cycles:
+                return
 
     def pay(self, activity: int, name: str) -> None:
         """Host code runs for as long as a primitive costs."""
@@ -251,14 +288,14 @@ class Machine:
                 planned = plan.exits[kind]
                 self._planned_exit(kind, planned.handling, planned.idle)
                 continue
-            if wall >= self.host.next_mux and not left_alone:
+            if wall >= self.host.next_timer and not left_alone:
                 self.pmu_exit("EXTERNAL_INTERRUPT", [], lambda: None)
                 continue
             if work and wall >= plan.end:
                 return max(n, 1)
             if n == 0:
                 return 0
-            d = n if left_alone else min(n, self._next_wall - clocks.running, self.host.next_mux - wall)
+            d = n if left_alone else min(n, self._next_wall - clocks.running, self.host.next_timer - wall)
             if work:
                 d = min(d, plan.end - wall)
             if self._in_flight is not None:
@@ -347,8 +384,10 @@ class Machine:
 
         for name, cycles in handling:
             in_kernel = min(cycles, self.costs["handling_kernel"]) if kind == USERSPACE else cycles
-            self.spend(design.host_activity, in_kernel, name)
-            self.spend(HOST_TASK, cycles - in_kernel, name)
+            take_time = self.handle if name == "handling" and cycles else self.spend
+            take_time(design.host_activity, in_kernel, name)
+            if cycles > in_kernel:
+                take_time(HOST_TASK, cycles - in_kernel, name)
         if idle > 0:
             self._sleep(idle)
         effect()
@@ -359,7 +398,7 @@ class Machine:
         # kvm_vcpu_exit_request(): a request ends the fastpath loop.
         if kind != FASTPATH or self._pmi_requested or design.wants_reprogramming():
             if self._timer_due():
-                self.host.serve_timer()
+                self.host.serve_timers()
             self._serve_host_interrupts()
             if self._vector_pending:
                 self._vector_pending = False
@@ -377,8 +416,8 @@ class Machine:
             raise _StoppedError
 
     def _timer_due(self) -> bool:
-        """Host perf's multiplexing timer is due and can be served."""
-        if self.clocks.wall < self.host.next_mux or self.design.guest_state_loaded:
+        """A timer of host perf is due and can be served."""
+        if self.clocks.wall < self.host.next_timer or self.design.guest_state_loaded:
             return False
         return not self._left_alone() and not self._no_progress()
 
@@ -391,9 +430,9 @@ class Machine:
         host.block()
         while cycles:
             if self._timer_due():
-                host.serve_timer()
+                host.serve_timers()
                 continue
-            ahead = host.next_mux - self.clocks.wall
+            ahead = host.next_timer - self.clocks.wall
             step = min(cycles, ahead) if ahead > 0 else cycles
             self.spend(IDLE, step, "idle")
             cycles -= step
@@ -419,7 +458,7 @@ class Machine:
             self.tally.host_interrupts += 1
             kind = self._wall_kind
             self._draw_wall()
-            self.spend(self.design.host_activity, self.plan.exits[kind].handling, "handling")
+            self.handle(self.design.host_activity, self.plan.exits[kind].handling, "handling")
 
     def _retire(self, cpl: int) -> None:
         """One occurrence of ``instructions`` outside all clocks."""
@@ -432,17 +471,21 @@ class Machine:
 
     # PMIs.
 
-    def _overflow(self, c: int) -> None:
-        """A hardware counter wrapped."""
+    def _overflow(self, c: int, instant: int | None = None) -> None:
+        """A hardware counter wrapped, now or at an instant of host code."""
         self.hardware.status |= 1 << c
         if not self.hardware.interrupts(c):
             return
-        self.tally.pmi["raised"] += 1
-        if self._in_flight is not None:
-            self.tally.pmi["coalesced"] += 1
-        else:
+        whose = "host" if any(event.in_hardware and event.counter == c for event in self.host.own) else "guest"
+        tally = self.tally.host_pmi if whose == "host" else self.tally.pmi
+        tally["raised"] += 1
+        if whose in self._whose:
+            tally["coalesced"] += 1
+        self._whose.add(whose)
+        if self._in_flight is None:
             skid = self.plan.cpu.skid
-            self._in_flight = self.clocks.wall + uniform(self._skid.draw(), skid.minimum, skid.maximum)
+            requested = self.clocks.wall if instant is None else instant
+            self._in_flight = requested + uniform(self._skid.draw(), skid.minimum, skid.maximum)
 
     def arrival_check(self) -> None:
         """In host mode: a PMI in flight may arrive now."""
@@ -451,15 +494,17 @@ class Machine:
 
     def _arrive(self) -> None:
         self._in_flight = None
+        whose, self._whose = self._whose, set()
         if self.lvtpc.masked:
-            self.tally.pmi["lost"] += 1
+            self.tally.pmi["lost"] += "guest" in whose
+            self.tally.host_pmi["lost"] += "host" in whose
             return
         # The local APIC sets the mask when it delivers (SDM vol. 3B, "Generating an Interrupt on Overflow").
         self.lvtpc.masked = True
         if self.in_guest:
-            self.design.pmi_in_guest()
+            self.design.pmi_in_guest(whose)
         else:
-            self.design.pmi_in_host()
+            self.design.pmi_in_host(whose)
 
     def pend_vector(self) -> None:
         """The guest's vector waits in the local APIC while the host has interrupts disabled."""

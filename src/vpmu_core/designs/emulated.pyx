@@ -5,17 +5,18 @@ from libc.string cimport memset
 
 from vpmu_core._types cimport int64_t, lowest_bit, uint32_t, uint64_t
 from vpmu_core.hostperf cimport (
-    host_nmi_handler, perf_create, perf_enable, perf_pause, perf_period, perf_read, perf_release,
+    perf_create, perf_enable, perf_pause, perf_period, perf_read, perf_release,
 )
+from vpmu_core.hostsample cimport host_arrive, host_nmi_handler
 from vpmu_core.hostsched cimport host_global_ctrl, place_host_events, thread_sleeps, thread_wakes
 from vpmu_core.kvmpmu cimport access_registers, counting_at, locally_enabled, recompute_counting
 from vpmu_core.unit cimport FIXED_SLOT, SELECTOR_OS, SELECTOR_USR, bits_of, enabled, slots_of, width_mask
 from vpmu_core.counting cimport meter, spend
 from vpmu_core.state cimport (
-    ACCESS_COUNTER, ACCESS_RDPMC, CAUSE_NONE, CAUSE_NOT_SCHEDULED, COST_REPROGRAM, EFFECT_NMI, EXIT_EXCEPTION_NMI,
-    HOST_ACTIVE, KERNEL, access_t, design_t, guest_event_t, machine_t, vcpu_counter_t,
+    ACCESS_COUNTER, ACCESS_RDPMC, CAUSE_NONE, CAUSE_NOT_SCHEDULED, COST_REPROGRAM, HOST_ACTIVE, access_t, design_t,
+    guest_event_t, machine_t, vcpu_counter_t,
 )
-from vpmu_core.timeline cimport request_guest_pmi, vm_exit
+from vpmu_core.timeline cimport request_guest_pmi
 
 
 cdef bint _backed(const machine_t *m, int slot) noexcept nogil:
@@ -151,15 +152,6 @@ cdef void _requests(machine_t *m) noexcept nogil:
     recompute_counting(m, processed)
 
 
-cdef void _arrive(machine_t *m) noexcept nogil:
-    if m.in_guest:
-        m.pmu_exits[EXIT_EXCEPTION_NMI] += 1
-        vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_NMI, NULL)
-    else:
-        m.pmi.skid_past_exit += 1
-        host_nmi_handler(m)
-
-
 cdef design_t _DESIGN
 memset(&_DESIGN, 0, sizeof(design_t))
 _DESIGN.start = place_host_events
@@ -168,7 +160,7 @@ _DESIGN.enter = _enter
 _DESIGN.requests = _requests
 _DESIGN.block = thread_sleeps
 _DESIGN.wake = thread_wakes
-_DESIGN.arrive = _arrive
+_DESIGN.arrive = host_arrive
 _DESIGN.nmi = host_nmi_handler
 _DESIGN.access = _access
 _DESIGN.retire = _retire
