@@ -50,6 +50,7 @@ KEYS = {
     "host",
     "reprograms",
     "creates",
+    "holders",
     "rotations",
     "host_pmi",
     "stopped",

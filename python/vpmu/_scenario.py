@@ -15,6 +15,7 @@ from ._costs import CostModel
 from ._cpu import CpuModel, cpu, with_costs
 from ._designs import Dedicated, Design, GuestPmu, Mediated, design
 from ._errors import ScenarioError
+from ._event_files import with_event_file
 from ._events import CODES, EVENTS, Event, allowed_counters, parse_event, place
 from ._exits import KINDS
 from ._perf import (
@@ -70,6 +71,8 @@ class Scenario:
         instead of failing itself (EBUSY).
     what_if : bool
         Simulate a design even where it cannot be had; the result is flagged ``hypothetical``.
+    events_file : str
+        A JSON file of Intel's perfmon: counters that events may use are those that it says, before the CPU's own table.
     host_hz : {100, 250, 300, 1000}
         The host kernel's CONFIG_HZ: host events take turns every 1000 // host_hz milliseconds (Linux
         PERF_CPU_HRTIMER), and perf adapts periods on the tick.
@@ -92,6 +95,7 @@ class Scenario:
     vm_first: bool = False
     what_if: bool = False
     host_hz: int = 250
+    events_file: str = ""
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -100,6 +104,10 @@ class Scenario:
         put("cpu", cpu(self.cpu) if isinstance(self.cpu, str) else self.cpu)
         _check_type("cpu", self.cpu, CpuModel)
         _check_simulated(self.cpu)
+        if not isinstance(self.events_file, str):
+            raise ScenarioError(f"events_file must be the name of a file, not {self.events_file!r}")
+        if self.events_file:
+            put("cpu", with_event_file(self.cpu, self.events_file))
         put("design", design(self.design) if isinstance(self.design, str) else self.design)
         _check_type("design", self.design, Design)
         put("workload", workload(self.workload) if isinstance(self.workload, str) else self.workload)
@@ -186,6 +194,7 @@ class Scenario:
             "vm_first": self.vm_first,
             "what_if": self.what_if,
             "host_hz": self.host_hz,
+            "events_file": self.events_file,
         }
 
     def placement(self) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from ._plan import Plan
 from ._result import Counter, Result, few_blocking_exits
 from ._scenario import Scenario, plan
 from ._version import __version__
+from ._why import guest_starved, host_waits
 
 Progress = Callable[[int, int], None]
 
@@ -77,12 +78,14 @@ def simulate(
     forced = _forced(scenario, refusal)
     hypothetical = ("hypothetical",) if forced else ()
     counters = tuple(
-        _guest_counter(event.text, row, scenario, raw, hypothetical)
-        for (event, _), row in zip(scenario.guest_events(), raw["counters"], strict=True)
+        _guest_counter(i, event.text, row, scenario, raw, hypothetical)
+        for i, ((event, _), row) in enumerate(zip(scenario.guest_events(), raw["counters"], strict=True))
     )
     hosts = tuple(
-        _host_counter(event, row, scenario, hypothetical)
-        for event, row in zip(scenario.host_perf if scenario.design.has_host else (), raw["host"], strict=True)
+        _host_counter(i, event, row, scenario, raw, hypothetical)
+        for i, (event, row) in enumerate(
+            zip(scenario.host_perf if scenario.design.has_host else (), raw["host"], strict=True)
+        )
     )
     return Result(
         scenario=scenario,
@@ -136,22 +139,12 @@ def _flags(row: dict[str, Any], extra: tuple[str, ...]) -> tuple[str, ...]:
     return (*flags, *extra)
 
 
-def _holders(scenario: Scenario, raw: dict[str, Any]) -> str:
-    holders = [
-        str(event) for event, row in zip(scenario.host_perf, raw["host"], strict=False) if row["state"] == "active"
-    ]
-    return f"CPU-pinned host events go first ({', '.join(holders)})" if holders else "other guest counters have them"
-
-
 def _guest_counter(
-    event: str, row: dict[str, Any], scenario: Scenario, raw: dict[str, Any], extra: tuple[str, ...]
+    i: int, event: str, row: dict[str, Any], scenario: Scenario, raw: dict[str, Any], extra: tuple[str, ...]
 ) -> Counter:
     reasons = []
     if "not_scheduled" in row["losses"]:
-        reasons.append(
-            "the pinned host event that backs it found no free counter and went to ERROR, which the guest is "
-            f"never told; {_holders(scenario, raw)}"
-        )
+        reasons.append(guest_starved(i, row, scenario, raw))
     if "emulated_instruction" in row["losses"]:
         reasons.append("instructions that the hypervisor emulated were not added to it")
     if "emulated_instruction" in row["gains"]:
@@ -162,7 +155,9 @@ def _guest_counter(
     )
 
 
-def _host_counter(event: HostEvent, row: dict[str, Any], scenario: Scenario, extra: tuple[str, ...]) -> Counter:
+def _host_counter(
+    i: int, event: HostEvent, row: dict[str, Any], scenario: Scenario, raw: dict[str, Any], extra: tuple[str, ...]
+) -> Counter:
     reasons = []
     if "ceded" in row["losses"]:
         reasons.append("the host has given its PMU up to the guest")
@@ -172,11 +167,7 @@ def _host_counter(event: HostEvent, row: dict[str, Any], scenario: Scenario, ext
         reasons.append(
             "EOPNOTSUPP: a mediated VM exists, so an event that includes guests cannot be created"
             if scenario.fails(event)
-            else "pinned, and no counter was free: ERROR"
-            if event.pinned
-            else f"flexible, and waited for its turn in {1 - row['running'] / row['enabled']:.1%} of its time"
-            if row["enabled"]
-            else "no counter can count it"
+            else host_waits(i, event, row, scenario, raw)
         )
     if "window" in row["losses"]:
         reasons.append("it is out of the PMU while guest state is loaded")

@@ -26,6 +26,7 @@ cdef class Machine:
     cdef const void *_column(self, values, dtype) except? NULL
     cdef _fill_stream(self, stream_t *stream, planned, seed)
     cdef object _totals(self, const machine_t *m)
+    cdef object _holders(self, const machine_t *m)
     cdef object _ledger(self, const uint64_t *causes)
     cdef object _counter(self, const guest_event_t *e)
     cdef object _host(self, const host_event_t *e)

@@ -36,6 +36,14 @@ _HOST_STATES = {HOST_ACTIVE: "active", HOST_INACTIVE: "inactive"}
 PMU_EXIT_NAMES = ("MSR_WRITE", "MSR_READ", "RDPMC", "EXTERNAL_INTERRUPT", "EXCEPTION_NMI")
 
 
+cdef object _counter_of(const host_event_t *e):
+    """GP index, 32 + m of a fixed counter, or None."""
+    slot = e.previous_slot
+    if e.state != HOST_ACTIVE:
+        return None
+    return slot if slot < FIXED_SLOT else slot - FIXED_SLOT + 32
+
+
 cdef void begin(machine_t *m) noexcept nogil:
     """From power-on to the first cycle of the workload: guest perf is set up."""
     cdef int i
@@ -310,6 +318,7 @@ cdef class Machine:
             exits = [self.m.exit_count[i] for i in range(self.n_exits)]
             regular = [column.copy() for column in self.regular]
             read_host_events(copy)
+            out["holders"] = self._holders(copy)
             out["host"] = [self._host(&copy.host_event[i]) for i in range(len(self.plan.host_events))]
             with nogil:
                 finish(copy)
@@ -372,6 +381,14 @@ cdef class Machine:
             },
             "stopped": None if m.stopped == RUNNING else "no-progress",
         }
+
+    cdef object _holders(self, const machine_t *m):
+        """Counters of the own events, then of those that back the guest's."""
+        holders = [_counter_of(&m.host_event[i]) for i in range(len(self.plan.host_events))]
+        for i in range(m.guest_events):
+            backing = m.vcpu[m.guest_event[i].slot].event
+            holders.append(_counter_of(&m.host_event[backing]) if backing >= 0 else None)
+        return holders
 
     cdef object _ledger(self, const uint64_t *causes):
         return {CAUSE_NAMES[i]: causes[i] for i in range(1, CAUSES) if causes[i]}

@@ -9,6 +9,7 @@ from ._counters import INSTRUCTIONS, Counters
 from ._tally import COST_OF_CLASS
 
 if TYPE_CHECKING:
+    from ._hostevents import HostEvent
     from .machine import Machine
 
 
@@ -119,6 +120,10 @@ class Design:
     def host_loss(self, activity: int, error: bool) -> str:
         """Why a host event does not count in an activity in which it should."""
         return "not_scheduled" if error else "pmu_disabled"
+
+    def backing(self, c: int) -> HostEvent | None:
+        """The host event that counts for a guest counter."""
+        return None
 
     # Helpers.
 

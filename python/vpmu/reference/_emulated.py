@@ -90,6 +90,10 @@ class Emulated(NoPmu):
                 counted.add(c)
         return counted
 
+    def backing(self, c: int) -> HostEvent | None:
+        """kvm_pmc.perf_event."""
+        return self._backed[c].event
+
     # Requests.
 
     def wants_reprogramming(self) -> bool:

@@ -15,6 +15,7 @@ from ._counters import INSTRUCTIONS, Counters, event_codes
 from ._designs import BareMetal, Dedicated, Design, NoPmu
 from ._emulated import Emulated
 from ._guestperf import GuestPerf
+from ._hostevents import ACTIVE
 from ._hostperf import HostPerf
 from ._mediated import Mediated
 from ._random import NEVER, Arrivals, Replay, Sfc64, uniform
@@ -124,6 +125,7 @@ class Machine:
             pass
         result = self._report()
         # The host's events end with the run, the guest's with their read-out.
+        result["holders"] = self._holders()
         result["host"] = self.host.finish() if self.design.has_host else []
         self._finishing = True
         self._patience = self.clocks.running + 2 * self.plan.end
@@ -142,6 +144,14 @@ class Machine:
             self.in_guest = True
         if self.design.has_guest_perf:
             self.perf.set_up()
+
+    def _holders(self) -> list[int | None]:
+        """Counters of the host's own events, then of those that back the guest's."""
+        own = self.host.own if self.design.has_host else []
+        backing = (
+            [self.design.backing(event.counter) for event in self.perf.events] if self.design.has_guest_perf else []
+        )
+        return [event.counter if event and event.state == ACTIVE else None for event in (*own, *backing)]
 
     def _report(self) -> dict[str, object]:
         tally = self.tally
