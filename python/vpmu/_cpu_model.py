@@ -314,6 +314,14 @@ class CpuModel:
 
         return cpuid(self, leaf, subleaf)
 
+    @property
+    def writable_global_status(self) -> bool:
+        """Whether software can set bits of GLOBAL_STATUS, as a switch of PMU state needs to: perf's capability.
+
+        Intel: IA32_PERF_GLOBAL_STATUS_SET, version 4; AMD: PerfCntrGlobalStatusSet, PerfMonV2.
+        """
+        return self.version >= (4 if self.vendor == "intel" else 2)
+
     def limit_period(self, event: str, period: int) -> int:
         """Smallest sampling period at or above a wish that Linux takes for safe on this CPU.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ._consent import admit
 from ._cpu import CpuModel
 from ._errors import ScenarioError, UnknownName
 from ._perf import HostEvent
@@ -83,6 +84,10 @@ class Design:
     owns_hardware: ClassVar[bool] = False
     backed_by_host_events: ClassVar[bool] = False
     options_help: ClassVar[str] = ""
+    #: Least version of the host's PMU, 0 where the host's does not matter.
+    host_version: ClassVar[int] = 0
+    #: The hypervisor gives guests a PMU only if the administrator has asked for this design.
+    needs_opt_in: ClassVar[bool] = False
 
     def guest_cpu(self, cpu: CpuModel, wanted: GuestPmu | None) -> CpuModel:
         """The PMU that the guest sees."""
@@ -102,6 +107,8 @@ class Design:
 
     def refusal(self, cpu: CpuModel, host_perf: tuple[HostEvent, ...], vm_first: bool) -> str:
         """Why the design cannot be had with this CPU and host; empty if it can."""
+        if cpu.version < self.host_version:
+            return f"the host's PMU must have version {self.host_version}; {cpu.name} has version {cpu.version}"
         return ""
 
     def stores_global_ctrl(self, cpu: CpuModel, guest: CpuModel) -> bool:
@@ -172,6 +179,7 @@ class Emulated(Design):
     summary = "every access traps, host perf events do the counting"
     options_help = "reuse=true|false"
     backed_by_host_events = True
+    host_version = 1
     reuse: bool = True
 
     def options(self) -> dict[str, str | bool]:
@@ -195,6 +203,8 @@ class Mediated(Design):
     class_ = "mediated"
     summary = "guest state is switched into hardware around the run loop"
     options_help = "scope=fastpath-loop|every-exit, sequence=NAME"
+    host_version = 4
+    needs_opt_in = True
     scope: str = "fastpath-loop"
     sequence: str = "linux-7.0"
 
@@ -227,18 +237,18 @@ class Mediated(Design):
         return frozenset(traps)
 
     def refusal(self, cpu: CpuModel, host_perf: tuple[HostEvent, ...], vm_first: bool) -> str:
-        """KVM needs version 4 and full-width writes; a VM and an include-guest host event exclude each other."""
-        if cpu.version < 4:
+        """KVM needs version 4 and full-width writes; a VM and an include-guest host event exclude each other.
+
+        perf says whether GLOBAL_STATUS can be written; that nothing is mediated without is KVM's own decision.
+        """
+        if cpu.version < self.host_version:
             return (
                 "KVM mediates from PMU version 4 on (IA32_PERF_GLOBAL_STATUS_SET); "
                 f"{cpu.name} has version {cpu.version}"
             )
         if not cpu.full_width_writes:
             return f"KVM mediates only with full-width counter writes, which {cpu.name} lacks"
-        included = [str(event) for event in host_perf if not event.exclude_guest]
-        if included and not vm_first:
-            return f"EBUSY: the host already counts in guests ({', '.join(included)}), so the VM cannot be created"
-        return ""
+        return admit(host_perf, vm_first)[0]
 
     def stores_global_ctrl(self, cpu: CpuModel, guest: CpuModel) -> bool:
         """On CPUs without VM-exit save, if the guest writes the register without exits."""

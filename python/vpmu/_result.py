@@ -20,6 +20,9 @@ CAUSES: dict[str, str] = {
     "host_stale": "hardware counted for a host event where its attributes exclude it",
 }
 
+#: How a note begins that the kernel would give as a WARN().
+WARNING = "WARNING: "
+
 _CLASSES = ("wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
 
 
@@ -273,6 +276,11 @@ class Result:
         """PMIs: raised = delivered + coalesced + lost + pending, and skid_past_exit."""
         keys = ("raised", "delivered", "coalesced", "lost", "pending", "skid_past_exit")
         return {key: self.raw["pmi"][key] for key in keys} if self.raw else {}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Notes on what a kernel would have warned of."""
+        return tuple(note.removeprefix(WARNING) for note in self.notes if note.startswith(WARNING))
 
     @property
     def host_pmis(self) -> dict[str, int]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import _calibrate
+from ._consent import admit
 from ._costs import CostModel
 from ._cpu import CpuModel, cpu, with_costs
 from ._designs import Dedicated, Design, GuestPmu, Mediated, design
@@ -73,6 +74,9 @@ class Scenario:
         Simulate a design even where it cannot be had; the result is flagged ``hypothetical``.
     events_file : str
         A JSON file of Intel's perfmon: counters that events may use are those that it says, before the CPU's own table.
+    enable_mediated_pmu : bool
+        The administrator's consent, KVM's module parameter of this name; without it no design that mediates can be had.
+        (The kernel's default is N; here it is given unless you take it back.)
     host_hz : {100, 250, 300, 1000}
         The host kernel's CONFIG_HZ: host events take turns every 1000 // host_hz milliseconds (Linux
         PERF_CPU_HRTIMER), and perf adapts periods on the tick.
@@ -96,6 +100,7 @@ class Scenario:
     what_if: bool = False
     host_hz: int = 250
     events_file: str = ""
+    enable_mediated_pmu: bool = True
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -120,7 +125,7 @@ class Scenario:
             _check_type("host_perf", host_perf, HostEvent)
         if len(self.host_perf) > MAX_HOST_PERF:
             raise ScenarioError(f"{len(self.host_perf)} events of host_perf: at most {MAX_HOST_PERF} are simulated")
-        for name in ("vm_first", "what_if"):
+        for name in ("vm_first", "what_if", "enable_mediated_pmu"):
             if not isinstance(getattr(self, name), bool):
                 raise ScenarioError(f"{name} must be true or false, not {getattr(self, name)!r}")
         if self.guest_pmu is not None:
@@ -195,6 +200,7 @@ class Scenario:
             "what_if": self.what_if,
             "host_hz": self.host_hz,
             "events_file": self.events_file,
+            "enable_mediated_pmu": self.enable_mediated_pmu,
         }
 
     def placement(self) -> tuple[int, ...]:
@@ -203,11 +209,19 @@ class Scenario:
 
     def refusal(self) -> str:
         """Why the design cannot be had; empty if it can."""
+        if self.design.needs_opt_in and not self.enable_mediated_pmu:
+            return (
+                "nobody has opted in: KVM's module parameter enable_mediated_pmu is off, which is its default; the "
+                "administrator sets it for all VMs when the module is loaded"
+            )
         return self.design.refusal(self.cpu, self.host_perf, self.vm_first)
 
     def fails(self, event: HostEvent) -> bool:
         """Whether perf_event_open fails with EOPNOTSUPP: a mediated VM exists and the event includes guests."""
-        return isinstance(self.design, Mediated) and self.vm_first and not event.exclude_guest
+        if not isinstance(self.design, Mediated):
+            return False
+        opened = admit(self.host_perf, self.vm_first)[1]
+        return any(one == event and not success for one, success in zip(self.host_perf, opened, strict=True))
 
 
 def _check_type(what: str, value: object, *types: type) -> None:

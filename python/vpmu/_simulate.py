@@ -13,7 +13,7 @@ from ._designs import designs as _all_designs
 from ._errors import ScenarioError, UnknownName
 from ._perf import HostEvent
 from ._plan import Plan
-from ._result import Counter, Result, few_blocking_exits
+from ._result import WARNING, Counter, Result, few_blocking_exits
 from ._scenario import Scenario, plan
 from ._version import __version__
 from ._why import guest_starved, host_waits
@@ -165,7 +165,8 @@ def _host_counter(
         reasons.append(f"it was throttled {row['throttled']} times, each time until the next tick")
     if "not_scheduled" in row["losses"] and not (row["throttled"] and row["running"] == row["enabled"]):
         reasons.append(
-            "EOPNOTSUPP: a mediated VM exists, so an event that includes guests cannot be created"
+            "EOPNOTSUPP: a mediated VM exists, so an event that includes guests cannot be created (add :exclude_guest, "
+            "as the perf tool does when it tries again)"
             if scenario.fails(event)
             else host_waits(i, event, row, scenario, raw)
         )
@@ -242,6 +243,11 @@ def _notes(scenario: Scenario, forced: str, counters: tuple[Counter, ...], raw: 
             )
     if forced:
         notes.append(f"hypothetical: {forced}")
+    if scenario.design.switch() is not None and not scenario.cpu.writable_global_status:
+        notes.append(
+            f"{WARNING}switches of PMU state were attempted ({2 * raw['switches'] + 1} loads and puts) on {scenario.cpu.name}, "
+            f"whose perf lacks the capability (writable global status): what they did means nothing"
+        )
     if scenario.design.has_guest_pmu:
         note = scenario.design.note(scenario.cpu, scenario.guest_cpu)
         if note:

@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     c.add_argument("--vm-first", action="store_true", help="the VM exists before the host's events")
     c.add_argument("--host-hz", type=int, default=250, metavar="HZ", help="CONFIG_HZ of the host: its tick; 250")
     c.add_argument("--events-file", metavar="F", help="a JSON file of Intel's perfmon: counters that events may use")
+    c.add_argument("--no-mediated-pmu", action="store_true", help="KVM's module parameter enable_mediated_pmu is off")
     c.add_argument("--what-if", action="store_true", help="simulate designs even where they cannot be had")
     r = c.add_argument_group("recordings")
     r.add_argument("--recorded-seconds", metavar="S", help="how long a table was recorded (a table does not say)")
@@ -270,6 +271,7 @@ def _compare(args: argparse.Namespace) -> int:
         seed=args.seed,
         vm_first=args.vm_first,
         what_if=args.what_if,
+        enable_mediated_pmu=not args.no_mediated_pmu,
         host_hz=args.host_hz,
         events_file=args.events_file or "",
     )
