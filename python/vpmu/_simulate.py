@@ -246,8 +246,8 @@ def _notes(scenario: Scenario, forced: str, counters: tuple[Counter, ...], raw: 
     if scenario.design.switch() is not None and not scenario.cpu.writable_global_status:
         attempts = 2 * raw["switches"] + 1
         notes.append(
-            f"{WARNING}switches of PMU state were attempted ({attempts} loads and puts) on {scenario.cpu.name}, whose perf "
-            "lacks the capability (writable global status): what they did means nothing"
+            f"{WARNING}switches of PMU state were attempted ({attempts} loads and puts) on {scenario.cpu.name}, whose "
+            "perf lacks the capability (writable global status): what they did means nothing"
         )
     if scenario.design.has_guest_pmu:
         note = scenario.design.note(scenario.cpu, scenario.guest_cpu)
