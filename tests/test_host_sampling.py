@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import good
 from machine_plans import directed
 from test_machine import check_identities, fast
 
@@ -205,3 +208,20 @@ def test_host_sampling_costs_the_guest_time() -> None:
         return result.raw["clocks"][0] + result.raw["clocks"][1]
 
     assert overhead() > overhead("cycles:freq=1000") > overhead("cycles:freq=20000")
+
+
+def test_vpmu_run_shows_what_the_host_did(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text(
+        'design = "emulated"\nworkload = "sysbench-cpu"\nhost_hz = 1000\nseconds = 0.01\n'
+        'host_perf = ["cycles:freq=4000:pinned", ' + '"branches:exclude_guest", ' * 12 + "]\n"
+    )
+    out = good("run", str(file), "--format", "table")
+    assert "Host PMIs: raised" in out
+    assert "Rotations of host events: 9" in out
+    answer = json.loads(good("run", str(file), "--format", "json"))
+    sampled = answer["host"][0]
+    assert sampled["event"] == "cycles:pinned:freq=4000"
+    assert sampled["samples"] > 10
+    assert answer["ledger"]["host_pmi"]["handled"] >= sampled["samples"]
+    assert answer["ledger"]["host_rotations"] == 9
