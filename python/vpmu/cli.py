@@ -261,6 +261,8 @@ def _heading(scenario: Scenario) -> str:
 
 
 def _compare(args: argparse.Namespace) -> int:
+    if args.events_file == "":
+        raise ScenarioError("--events-file needs the name of a file, not ''")
     scenario = Scenario(
         cpu=cpu(args.cpu),
         design=design("none"),
