@@ -225,3 +225,23 @@ def test_vpmu_run_shows_what_the_host_did(tmp_path: Path) -> None:
     assert sampled["samples"] > 10
     assert answer["ledger"]["host_pmi"]["handled"] >= sampled["samples"]
     assert answer["ledger"]["host_rotations"] == 9
+
+
+def test_a_throttled_event_in_a_bracket_misses_nothing_by_throttling() -> None:
+    """It is thrown out and in again by a rotation while it is throttled: the PMU is disabled then for everybody."""
+    throttled = dataclasses.replace(sampler(5000, throttles=True), pinned=False)
+    others = [dataclasses.replace(sampler(0), pinned=False)] * 8
+    costs = vpmu.cpu("emeraldrapids").costs
+    assert costs is not None
+    planned = quiet(
+        throttled,
+        *others,
+        end=60_000,
+        mux_interval=3_000,
+        tick=20_000,
+        max_samples_per_tick=1,
+        costs={name: figure.value for name, figure in costs.items()},
+    )
+    row = run(planned)["host"][0]
+    assert row["throttled"] > 0
+    assert row["losses"].keys() == {"not_scheduled", "pmu_disabled"}

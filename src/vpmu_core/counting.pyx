@@ -32,6 +32,11 @@ cdef void refresh_rates(machine_t *m) noexcept nogil:
             m.rated_event[slot] = m.hardware.event[slot]
 
 
+cdef inline bint _throttled(const machine_t *m, const host_event_t *e) noexcept nogil:
+    # While the PMU is disabled nobody counts anyway.
+    return e.throttled and e.slot >= 0 and m.hardware.global_ctrl & bits_of(<uint32_t>1 << e.slot) != 0
+
+
 cdef void _charge_host_events(
     machine_t *m, bint guest, int a, bint user, uint32_t on, uint64_t start, uint64_t cycles
 ) noexcept nogil:
@@ -55,7 +60,7 @@ cdef void _charge_host_events(
             if not counted:
                 if e.state == HOST_CEDED:
                     e.losses[CAUSE_CEDED] += n
-                elif e.state == HOST_ERROR or e.state == HOST_INACTIVE or e.throttled:
+                elif e.state == HOST_ERROR or e.state == HOST_INACTIVE or _throttled(m, e):
                     e.losses[CAUSE_NOT_SCHEDULED] += n
                 else:
                     e.losses[CAUSE_WINDOW if m.blind or guest else CAUSE_PMU_DISABLED] += n

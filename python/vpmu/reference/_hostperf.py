@@ -128,7 +128,8 @@ class HostPerf(HostSampler):
                 if event.admits(activity) and self.runs(event):
                     event.ideal += n
                     if not counting:
-                        kept_out = event.state in (ERROR, INACTIVE) or event.throttled
+                        enabled = event.in_hardware and c is not None and self._hardware.global_ctrl >> c & 1
+                        kept_out = event.state in (ERROR, INACTIVE) or bool(event.throttled and enabled)
                         add(event.losses, design.host_loss(activity, kept_out), n)
                 elif counting:
                     add(event.gains, "host_stale", n)
