@@ -18,6 +18,9 @@ CAUSES: dict[str, str] = {
     "pmu_disabled": "host perf had its PMU disabled while it scheduled events",
     "ceded": "the host has given its PMU up",
     "host_stale": "hardware counted for a host event where its attributes exclude it",
+    "filtered": "the VM's event filter denied the event, or the fixed counter, of a guest counter",
+    "period_rejected": "host perf refused the event that backs a guest counter: its period was too short",
+    "wrong_counter": "a guest counter's selector was on a hardware counter that counts something else",
 }
 
 #: How a note begins that the kernel would give as a WARN().
@@ -45,7 +48,7 @@ class Counter:
         Occurrences by cause; value = ideal - sum(losses) + sum(gains).
     flags : tuple of str
         "exact" if and only if value == ideal; "lost", "overcounted", "never-scheduled", "multiplexed" (it shared
-        its counter with others), "hypothetical".
+        its counter with others), "filtered", "hypothetical".
     reason : str
         Why it is off, in a sentence; empty if it is exact.
     samples : int

@@ -14,9 +14,10 @@ from . import _calibrate
 from ._consent import admit
 from ._costs import CostModel
 from ._cpu import CpuModel, cpu, with_costs
-from ._designs import Dedicated, Design, GuestPmu, Mediated, design
+from ._designs import Design, GuestPmu
 from ._errors import ScenarioError
 from ._event_files import with_event_file
+from ._event_filter import EventFilter
 from ._events import CODES, EVENTS, Event, allowed_counters, parse_event, place
 from ._exits import KINDS
 from ._perf import (
@@ -31,6 +32,7 @@ from ._perf import (
 )
 from ._plan import ACTIVITIES, Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
 from ._recorded import Recorded, positive_seconds
+from ._registry import design
 from ._workload import EventRates, Workload, check_integer
 from ._workload_file import workload
 
@@ -155,6 +157,7 @@ class Scenario:
         for name, cycles in self.costs.items():
             check_integer(cycles, 0, (1 << 40) - 1, f"costs: {name}")
         self.cost_model()
+        self.filter_changes()
         if self.design.has_guest_pmu:
             self.placement()
 
@@ -207,6 +210,19 @@ class Scenario:
         """Counters of the guest events: GP index, or 32 + m."""
         return place([event for event, _ in self.guest_events()], self.guest_cpu)
 
+    def filter_changes(self) -> tuple[tuple[int, EventFilter], ...]:
+        """The design's event filters, each with the wall cycle from which it holds."""
+        changes = []
+        for at, made in self.design.filters():
+            if made.vendor != self.cpu.vendor:
+                raise ScenarioError(f"an event filter for {made.vendor} does not fit {self.cpu.name}")
+            cycle = int(at * self.cpu.core_hz.value + Fraction(1, 2))
+            if cycle >= self.end_cycles:
+                length = f"{float(self.seconds or 0):g} s"
+                raise ScenarioError(f"event_filter: the change at {float(at):g} s is not before the end, {length}")
+            changes.append((cycle, made))
+        return tuple(changes)
+
     def refusal(self) -> str:
         """Why the design cannot be had; empty if it can."""
         if self.design.needs_opt_in and not self.enable_mediated_pmu:
@@ -218,7 +234,7 @@ class Scenario:
 
     def fails(self, event: HostEvent) -> bool:
         """Whether perf_event_open fails with EOPNOTSUPP: a mediated VM exists and the event includes guests."""
-        if not isinstance(self.design, Mediated):
+        if not self.design.excludes_include_guest:
             return False
         opened = admit(self.host_perf, self.vm_first)[1]
         return any(one == event and not success for one, success in zip(self.host_perf, opened, strict=True))
@@ -311,7 +327,7 @@ def _end(scenario: Scenario, trace: Trace | None, costs: CostModel) -> int:
     if trace is None or trace.repeat or not len(trace.gap):
         return scenario.end_cycles
     transitions = len(trace.gap) * (costs["vm_exit"].value + costs["vm_entry"].value)
-    last = int(trace.gap.sum() + trace.handling[:-1].sum() + trace.idle[:-1].sum()) + transitions
+    last = trace.cycles_to_last + transitions
     return min(max(scenario.end_cycles, last + 1), MAX_CYCLES - 1)
 
 
@@ -327,7 +343,7 @@ def _seeds(seed: int) -> dict[str, tuple[int, int, int]]:
 def _host_event(event: HostEvent, scenario: Scenario) -> PlannedHostEvent:
     parsed = event.parsed
     gp, fixed = allowed_counters(parsed.name, scenario.cpu)
-    if (scenario.fails(event) and not scenario.what_if) or isinstance(scenario.design, Dedicated):
+    if (scenario.fails(event) and not scenario.what_if) or scenario.design.cedes_pmu:
         gp = fixed = 0  # perf_event_open fails: there is no counter that could count it
     return PlannedHostEvent(
         parsed.index,
@@ -371,6 +387,8 @@ def plan(scenario: Scenario) -> Plan:
             selector = event.selector_code | event.user << 16 | event.kernel << 17 | 1 << 20
             guest_events.append(PlannedGuestEvent(event.index, selector, counter, event.user, event.kernel, period))
     costs = scenario.cost_model()
+    filters = [(at, made.planned()) for at, made in scenario.filter_changes()]
+    first = filters.pop(0)[1] if filters and not design.filters()[0][0] else None
     return Plan(
         design=design.name,
         options=design.options(),
@@ -398,6 +416,11 @@ def plan(scenario: Scenario) -> Plan:
         tick=scenario.cpu.core_hz.value // scenario.host_hz,
         tick_ns=10**9 // scenario.host_hz,
         max_samples_per_tick=-(-MAX_SAMPLE_RATE // scenario.host_hz),
+        event_filter=first,
+        filter_changes=tuple(filters),
+        reactions=design.reactions,
+        reference=design.reference,
+        least_period=scenario.cpu.limit_period("instructions", 1),
     )
 
 

@@ -198,3 +198,17 @@ cdef void read_out(machine_t *m) noexcept nogil:
             _write_fixed_ctr_ctrl(m, m.guest_fixed_ctr_ctrl & ~(<uint64_t>15 << _nibble_shift(e)))
         _enable(m)
         e.active = 0
+
+
+cdef void run_program(machine_t *m) noexcept nogil:
+    """Accesses of guest software other than perf, each after some handler cycles."""
+    cdef access_t a
+    cdef int i
+    for i in range(m.program_steps):
+        if m.stopped:
+            return
+        run_guest(m, HANDLER, m.program[i].gap, COST_GUEST_PERF_CALL)
+        a = _access(m, m.program[i].access, m.program[i].slot, m.program[i].value)
+        m.program[i].value = a.value
+        m.program[i].ideal = a.ideal
+        m.program[i].applied = a.applied

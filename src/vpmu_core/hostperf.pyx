@@ -9,7 +9,7 @@ from vpmu_core.hostsched cimport (
     CPU_PINNED, TASK_PINNED, bracket, events_of, reschedule, reschedule_at_cost, set_state,
 )
 from vpmu_core.state cimport (
-    COST_PERF_CREATE, COST_PERF_ENABLE, COST_PERF_GUEST_CONTEXT, COST_PERF_PAUSE, COST_PERF_PERIOD,
+    COST_PERF_CREATE, COST_PERF_ENABLE, COST_PERF_PAUSE, COST_PERF_PERIOD,
     COST_PERF_RELEASE, COST_RDPMC, HOST_ACTIVE, HOST_INACTIVE, HOST_OFF,
     MAX_HOST_EVENTS, OP_RDPMC, ORIGIN_HOST, host_event_t, machine_t,
 )
@@ -26,7 +26,6 @@ cdef uint32_t _own(const machine_t *m) noexcept nogil:
 cdef void host_events_out(machine_t *m) noexcept nogil:
     """perf_load_guest_context(): host events leave, and the window begins."""
     cdef uint32_t left
-    spend(m, COST_PERF_GUEST_CONTEXT)
     if m.samples_host:
         check_arrival(m)
     m.displaced = left = _own(m)
@@ -36,17 +35,14 @@ cdef void host_events_out(machine_t *m) noexcept nogil:
                 m.displaced &= ~(left & (0 - left))
             left &= left - 1
         bracket(m, m.displaced, 0, NULL, -1, False, True)
-    m.blind = True
 
 
 cdef void host_events_in(machine_t *m) noexcept nogil:
     """perf_put_guest_context(): host events return, and the window ends."""
     cdef uint32_t own = _own(m)
-    spend(m, COST_PERF_GUEST_CONTEXT)
     if own:
         reschedule(m, 0, own)
         m.displaced = 0
-    m.blind = False
 
 
 cdef void read_host_events(machine_t *m) noexcept nogil:

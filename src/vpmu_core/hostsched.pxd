@@ -22,6 +22,8 @@ cdef void reschedule(machine_t *m, uint32_t out, uint32_t candidates) noexcept n
 cdef void reschedule_at_cost(machine_t *m, uint32_t out, uint32_t candidates) noexcept nogil
 cdef void place_host_events(machine_t *m) noexcept nogil
 cdef uint64_t host_nibble(const host_event_t *e) noexcept nogil
+cdef void write_host_selector(machine_t *m, const host_event_t *e) noexcept nogil
+cdef void write_host_nibble(machine_t *m, const host_event_t *e) noexcept nogil
 cdef void set_tick(machine_t *m, uint64_t wall) noexcept nogil
 cdef bint timer_due(const machine_t *m) noexcept nogil
 cdef void serve_rotation(machine_t *m) noexcept nogil

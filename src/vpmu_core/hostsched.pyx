@@ -5,11 +5,11 @@ from vpmu_core.counting cimport host_activity, host_advance, running_clock, spen
 from vpmu_core.hostperf cimport set_period, update_count
 from vpmu_core.state cimport (
     BLIND, COST_PERF_RESCHED_EVENT, COST_PERF_ROTATE, COST_PERF_TASK_SWITCH, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC,
-    GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HOST_ACTIVE, HOST_ERROR, HOST_INACTIVE, IDLE, MAX_HOST_EVENTS, OP_RDPMC,
+    GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HOST_ACTIVE, HOST_ERROR, HOST_INACTIVE, IDLE, KERNEL, MAX_HOST_EVENTS, OP_RDPMC,
     OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_HOST, host_event_t, machine_t,
 )
 from vpmu_core.unit cimport (
-    FIXED_SLOT, LVTPC_NMI, SELECTOR_ENABLE, SLOTS, bits_of, width_mask, write_fixed_ctr_ctrl, write_selector,
+    FIXED_SLOT, LVTPC_NMI, NO_EVENT, SELECTOR_ENABLE, SLOTS, bits_of, width_mask, write_fixed_ctr_ctrl, write_selector,
 )
 
 cdef uint32_t SCHEDULED = (1 << HOST_ACTIVE) | (1 << HOST_INACTIVE)  # states in which perf would let an event count
@@ -167,6 +167,22 @@ cdef uint64_t host_nibble(const host_event_t *e) noexcept nogil:
     return (1 if e.kernel else 0) | (2 if e.user else 0) | 8
 
 
+cdef void write_host_selector(machine_t *m, const host_event_t *e) noexcept nogil:
+    """The selector of the GP counter that an event is in; one that cannot count what it holds counts nothing."""
+    write_selector(&m.hardware, e.slot, e.selector | (0 if e.held else SELECTOR_ENABLE))
+    if e.guest_slot >= 0 and not m.host_allowed[e.event] >> e.slot & 1:
+        m.hardware.event[e.slot] = NO_EVENT
+
+
+cdef void write_host_nibble(machine_t *m, const host_event_t *e) noexcept nogil:
+    """The field of the fixed counter that an event is in."""
+    cdef int shift = 4 * (e.slot - FIXED_SLOT)
+    m.host_fixed_ctr_ctrl &= ~(<uint64_t>15 << shift)
+    if not e.held:
+        m.host_fixed_ctr_ctrl |= host_nibble(e) << shift
+    write_fixed_ctr_ctrl(&m.hardware, m.host_fixed_ctr_ctrl)
+
+
 cdef void _take_out(machine_t *m, host_event_t *e) noexcept nogil:
     cdef int slot = e.slot
     update_count(&e.perf, m.hardware.counter[slot], width_mask(&m.hardware, slot))
@@ -188,10 +204,12 @@ cdef void _put_in(machine_t *m, host_event_t *e, int slot) noexcept nogil:
         e.interrupts = 0
     m.hardware.counter[slot] = e.perf.previous
     if slot < FIXED_SLOT:
-        write_selector(&m.hardware, slot, e.selector | SELECTOR_ENABLE)
-    else:
+        write_host_selector(m, e)
+    elif not e.held:
         m.host_fixed_ctr_ctrl |= host_nibble(e) << 4 * (slot - FIXED_SLOT)
     m.host_placed = True
+    if e.guest_slot >= 0:
+        m.ledger_stale = True  # it may have moved
 
 
 cdef void spend_ops(machine_t *m, uint64_t rdpmc, uint64_t counters, uint64_t selectors, uint64_t lvtpc) noexcept nogil:
@@ -324,8 +342,10 @@ cdef void place_host_events(machine_t *m) noexcept nogil:
 
 cdef bint timer_due(const machine_t *m) noexcept nogil:
     """Whether a timer of host perf is to be served now, in host mode."""
-    if m.wall < min(m.next_mux, m.next_tick) or m.blind:
+    if m.wall < min(m.next_mux, m.next_tick):
         return False
+    if m.blind and m.flags >> KERNEL & 1:
+        return False  # the next kernel exit switches
     if m.finishing:
         return running_clock(m) <= m.patience
     return running_clock(m) <= 2 * m.end
@@ -362,6 +382,8 @@ cdef void serve_rotation(machine_t *m) noexcept nogil:
     cdef bint task = m.rotate[1] and not m.asleep
     m.next_mux = (m.wall // m.mux_interval + 1) * m.mux_interval
     spend(m, COST_PERF_ROTATE)
+    if m.blind:
+        return  # guest state stays loaded in this exit: no event of the host's is in
     if m.rotate[0] or task:
         m.rotations += 1
         if m.rotate[0]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .._plan import PlannedGuestEvent
+from ._clocks import Step
 from ._counters import EN, full_selector, is_fixed, nibble
 from ._perfcount import PerfCount, max_period
 from ._tally import COST_OF_CLASS, add
@@ -45,6 +46,7 @@ class GuestEvent:
 
     def __init__(self, planned: PlannedGuestEvent, longest: int, scheduled: bool) -> None:
         self.counter = planned.counter
+        self.event = planned.event
         self.samples_wanted = planned.period > 0
         self.selector = full_selector(planned.selector, planned.user, planned.kernel)
         self.nibble = nibble(planned.user, planned.kernel)
@@ -81,13 +83,13 @@ class GuestPerf:
         self._machine = machine
         model = machine.guest_model
         self.events = [
-            GuestEvent(e, max_period(model, e.counter), machine.plan.design != "emulated")
+            GuestEvent(e, max_period(model, e.counter), not machine.plan.backed_by_host_events)
             for e in machine.plan.guest_events
         ]
         self.nmi_pending = False
         self.in_service = False
-        #: Linux ``cpuc->enabled``; 0 inside a bracket.
-        self._enabled = True
+        #: Linux ``cpuc->enabled``; 0 inside a bracket, and while perf has no events.
+        self._enabled = False
         self._fixed_ctr_ctrl = 0
 
     # Accesses.
@@ -107,7 +109,7 @@ class GuestPerf:
             machine.tally.guest_access(kind, trapped=False)
             effect(False)
 
-    def _write(self, register: str, value: int, c: int = 0, then: Callable[[], None] = lambda: None) -> None:
+    def write(self, register: str, value: int, c: int = 0, then: Callable[[], None] = lambda: None) -> None:
         """WRMSR; ``then`` happens together with its effect."""
         machine = self._machine
         trap, kind = _WRITES[register]
@@ -120,7 +122,8 @@ class GuestPerf:
 
         self._access(trap, kind, "MSR_WRITE", effect)
 
-    def _read_status(self) -> int:
+    def read_status(self) -> int:
+        """RDMSR of GLOBAL_STATUS."""
         values: list[int] = []
         self._access(
             "global_status",
@@ -130,17 +133,25 @@ class GuestPerf:
         )
         return values[0]
 
-    def _update(self, event: GuestEvent) -> None:
-        """RDPMC and x86_perf_event_update()."""
+    def read_counter(self, c: int, then: Callable[[int, int], None]) -> None:
+        """RDPMC; ``then`` gets what it reads and what the ideal PMU shows."""
         machine = self._machine
-        c = event.counter
         modulus = machine.ideal.modulus(c)
 
         def effect(trapped: bool) -> None:
-            event.perf.update(machine.design.guest_counter(c, trapped) % modulus, modulus)
-            event.ideal.update(machine.ideal.counter[c], modulus)
+            then(machine.design.guest_counter(c, trapped) % modulus, machine.ideal.counter[c])
 
         self._access("rdpmc", "rdpmc", "RDPMC", effect)
+
+    def _update(self, event: GuestEvent) -> None:
+        """RDPMC and x86_perf_event_update()."""
+        modulus = self._machine.ideal.modulus(event.counter)
+
+        def read(value: int, ideal: int) -> None:
+            event.perf.update(value, modulus)
+            event.ideal.update(ideal, modulus)
+
+        self.read_counter(event.counter, read)
 
     def _arm(self, event: GuestEvent) -> bool:
         """x86_perf_event_set_period(); return whether a period has ended."""
@@ -152,7 +163,7 @@ class GuestPerf:
             event.perf.previous = event.ideal.previous = value
             event.active = True
 
-        self._write("counter", value, event.counter, armed)
+        self.write("counter", value, event.counter, armed)
         return hit
 
     # Brackets.
@@ -160,16 +171,16 @@ class GuestPerf:
     def _disable(self) -> None:
         """perf_pmu_disable()."""
         self._enabled = False
-        self._write("global_ctrl", 0)
+        self.write("global_ctrl", 0)
 
     def _enable(self) -> None:
         """The end of perf_pmu_enable(); Linux sets ``cpuc->enabled`` before it writes GLOBAL_CTRL."""
         self._enabled = True
-        self._write("global_ctrl", self._machine.ideal.all_bits)
+        self.write("global_ctrl", self._machine.ideal.all_bits)
 
     def _write_fixed_ctr_ctrl(self, value: int) -> None:
         if value != self._fixed_ctr_ctrl:
-            self._write("fixed_ctr_ctrl", value)
+            self.write("fixed_ctr_ctrl", value)
             self._fixed_ctr_ctrl = value
 
     def _fixed_nibbles(self, events: list[GuestEvent]) -> int:
@@ -178,7 +189,7 @@ class GuestPerf:
     def _take_out(self, event: GuestEvent) -> None:
         """x86_pmu_stop(): a GP selector keeps its event and loses EN."""
         if not is_fixed(event.counter):
-            self._write("selector", event.selector, event.counter)
+            self.write("selector", event.selector, event.counter)
         self._update(event)
 
     def set_up(self) -> None:
@@ -198,8 +209,8 @@ class GuestPerf:
             for event in running:
                 self._arm(event)
                 if not is_fixed(event.counter):
-                    self._write("selector", event.selector | EN, event.counter)
-            self._write("lvtpc", 0)
+                    self.write("selector", event.selector | EN, event.counter)
+            self.write("lvtpc", 0)
             self._write_fixed_ctr_ctrl(self._fixed_nibbles(running))
             self._enable()
 
@@ -225,11 +236,11 @@ class GuestPerf:
         machine.run_handler("guest_nmi_entry")
         was_enabled = self._enabled
         self._disable()
-        status = self._read_status()
+        status = self.read_status()
         loops = 0
         while status and loops < MAX_LOOPS:
             loops += 1
-            self._write("global_ovf_ctrl", status)
+            self.write("global_ovf_ctrl", status)
             for event in sorted(self.events, key=lambda event: event.counter):
                 if event.active and status >> event.counter & 1:
                     self._update(event)
@@ -237,19 +248,29 @@ class GuestPerf:
                     if hit and event.samples_wanted:
                         event.samples += 1
                         machine.run_handler("guest_sample")
-            status = self._read_status()
+            status = self.read_status()
         if was_enabled:
             self._enable()
-        self._write("lvtpc", 0)
+        self.write("lvtpc", 0)
         machine.run_handler("guest_nmi_exit")
         self.in_service = False
 
     # The ledger.
 
+    def account(self, step: Step) -> None:
+        """Note, before a step happens, what it makes counters miss that the event filter denies."""
+        machine = self._machine
+        for event in self.events:
+            c = event.counter
+            if event.active and machine.ideal.enabled(c) and not machine.design.allows(c):
+                user, kernel = machine.ideal.levels(c)
+                add(event.losses, "filtered", machine.rates.count(event.event, step, user, kernel))
+
     def account_instruction(self, ideal: set[int], design: set[int]) -> None:
         """Note an emulated instruction that only one of the ideal PMU and the design has counted."""
         for event in self.events:
             if event.active and event.counter in ideal - design:
-                add(event.losses, "emulated_instruction", 1)
+                allowed = self._machine.design.allows(event.counter)
+                add(event.losses, "emulated_instruction" if allowed else "filtered", 1)
             elif event.active and event.counter in design - ideal:
                 add(event.gains, "emulated_instruction", 1)

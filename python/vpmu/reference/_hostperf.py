@@ -125,7 +125,11 @@ class HostPerf(HostSampler):
             for one in step:
                 activity = one[0]
                 n = rates.count(event.event, [one], event.user, event.kernel)
-                if event.admits(activity) and self.runs(event):
+                if (
+                    event.counts_level(activity)
+                    and not design.host_excluded(activity, event.exclude_guest, event.exclude_host)
+                    and self.runs(event)
+                ):
                     event.ideal += n
                     if not counting:
                         enabled = event.in_hardware and c is not None and self._hardware.global_ctrl >> c & 1

@@ -118,7 +118,7 @@ class HostScheduler:
         left, _ = event.perf.next_left(max_period(self._machine.plan.cpu, c))
         event.perf.previous = -left % hardware.modulus(c)
         hardware.counter[c] = event.perf.previous
-        self._enable(event, True)
+        self.write_control(event)
         self._unthrottle(event)
         event.in_hardware = True
         self._ever_placed = True
@@ -128,6 +128,20 @@ class HostScheduler:
         if event.throttled:
             event.throttled = False
             event.interrupts = 0
+
+    def write_control(self, event: HostEvent) -> None:
+        """The selector or nibble of the counter that an event is in."""
+        c = event.counter
+        assert c is not None
+        self._enable(event, not event.held)
+        if is_fixed(c):
+            return
+        # Whoever put it there: a counter that cannot count an event counts nothing.
+        possible = self._machine.plan.gp_constraint[self._hardware.event(c)] >> c & 1
+        if event.backs is not None and not possible:
+            self._hardware.mute.add(c)
+        else:
+            self._hardware.mute.discard(c)
 
     def _enable(self, event: HostEvent, on: bool) -> None:
         """x86_pmu_enable_event() or x86_pmu_disable_event(), without cost."""
@@ -295,6 +309,8 @@ class HostScheduler:
         """perf_mux_hrtimer_handler(): of each context in which an event waits, the first that counts goes last."""
         self._forward_timer()
         self._machine.pay(self._machine.design.host_activity, "perf_rotate")
+        if self._machine.design.guest_state_loaded:
+            return
         cpu, task = self._must_rotate[False], self._must_rotate[True] and not self._asleep
         if cpu or task:
             self.rotations += 1
