@@ -109,7 +109,7 @@ def plans(draw) -> Plan:
         selector = code | user << 16 | kernel << 17 | 1 << 20
         guest_events.append(PlannedGuestEvent(event, selector, place, user, kernel, period))
     host_events = []
-    for _ in range(draw(st.sampled_from([0, 0, 1, 2, 6]))) if design != "bare-metal" else ():
+    for _ in range(draw(st.sampled_from([0, 0, 1, 2, 6, 14]))) if design != "bare-metal" else ():
         code = draw(st.sampled_from(sorted(codes)))
         user, kernel = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
         side = draw(st.sampled_from([(True, False), (False, True), (False, False)]))
@@ -117,7 +117,12 @@ def plans(draw) -> Plan:
         if made.cedes_pmu:
             gp = 0
         fixed = {0xC0: 1, 0x3C: 2}.get(code, 0) if not made.cedes_pmu else 0
-        host_events.append(PlannedHostEvent(codes[code], code, gp, fixed, user, kernel, *side))
+        pinned, task = draw(st.booleans()), draw(st.booleans())
+        period = draw(st.sampled_from([0, 0, 1, 7, 300] if tight else [0, 0, 5000, 100_003]))
+        freq = draw(st.sampled_from([0, 0, 1, 250, 4000, 100_000])) if period else 0
+        sampling = (period, freq, draw(st.booleans()))
+        host_events.append(PlannedHostEvent(codes[code], code, gp, fixed, user, kernel, *side, pinned, task, *sampling))
+    tick = draw(st.sampled_from([7, 1000] if tight else [2000, 100_000]))
     end = draw(st.sampled_from([1, 300, 5000] if tight else [1, 5000, 120000]))
     filtered = design.startswith(("emulated", "mediated"))
     first, changes = draw(filters([entry.selector & 0xFFFF for entry in guest_events], end)) if filtered else (None, ())
@@ -135,6 +140,10 @@ def plans(draw) -> Plan:
         seeds={name: (draw(st.integers(0, 2**64 - 1)), 7, i) for i, name in enumerate(("work", "wall", "skid"))},
         guest_events=tuple(guest_events),
         host_events=tuple(host_events),
+        tick=tick,
+        tick_ns=tick // 2 + 1,
+        max_samples_per_tick=draw(st.sampled_from([1, 2, 5])),
+        mux_interval=draw(st.sampled_from([5, 300] if tight else [1000, 30_000])),
         least_period=draw(st.sampled_from([1, 1, 32, 1000])),
     )
 

@@ -30,7 +30,9 @@ ROW_KEYS = {
     "exits_per_s", "pmu_switches_per_s", "msr_ops_per_s", "guest", "host", "pmi", "host_blind_fraction", "violations",
     "notes", "assumed_share_of_profiling",
 }  # fmt: skip
-COUNTER_KEYS = {"event", "value", "ideal", "error", "losses", "gains", "flags", "reason", "samples"}
+COUNTER_KEYS = {
+    *("event", "value", "ideal", "error", "losses", "gains", "flags", "reason", "samples", "enabled", "running"),
+}
 PMI_KEYS = {"raised", "delivered", "coalesced", "lost", "pending", "skid_past_exit"}
 
 

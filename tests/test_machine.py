@@ -32,6 +32,8 @@ def check_identities(result: dict) -> None:
     assert sum(result["clocks"]) == result["w"]
     pmi = result["pmi"]
     assert pmi["raised"] == pmi["delivered"] + pmi["coalesced"] + pmi["lost"] + pmi["pending"]
+    pmi = result["host_pmi"]
+    assert pmi["raised"] == pmi["handled"] + pmi["coalesced"] + pmi["lost"] + pmi["pending"]
     for row in (*result["counters"], *result["host"]):
         assert row["value"] == row["ideal"] - sum(row["losses"].values()) + sum(row["gains"].values())
 

@@ -242,6 +242,8 @@ def test_a_period_must_fit_the_guests_counters() -> None:
         ("cycles:pinned:k", "cycles:k", False, False),
         ("cpu/event=0xc0,umask=0x00/k:pinned:exclude_guest", "cpu/event=0xc0,umask=0x00/k", True, False),
         ("r00c4:pinned", "r00c4", False, False),
+        ("cycles:pinned:task:freq=4000", "cycles", False, False),
+        ("cycles:pinned:exclude_guest:period=1000003", "cycles", True, False),
     ],
 )
 def test_host_events_and_their_flags(spec: str, event: str, exclude_guest: bool, exclude_host: bool) -> None:
@@ -249,6 +251,8 @@ def test_host_events_and_their_flags(spec: str, event: str, exclude_guest: bool,
     assert (parsed.event, parsed.pinned) == (event, True)
     assert (parsed.exclude_guest, parsed.exclude_host) == (exclude_guest, exclude_host)
     assert parse_host_perf(str(parsed)) == parsed
+    assert parsed.task == ("task" in spec)
+    assert parse_host_perf(spec.replace(":pinned", "")) == dataclasses.replace(parsed, pinned=False)
 
 
 def test_the_watchdog_is_pinned_cycles_in_all_modes() -> None:
@@ -264,17 +268,20 @@ def test_the_watchdog_is_pinned_cycles_in_all_modes() -> None:
     ("spec", "said"),
     [
         ("", "unknown event"),
-        ("cycles", "add :pinned"),
-        ("cycles:exclude_guest", "add :pinned"),
         ("cycls:pinned", "did you mean cycles"),
         ("watchdog:pinned", "unknown event 'watchdog'"),
         ("cycles:pinend", "did you mean pinned"),
         ("cycles:pinned:exclude_guests", "did you mean exclude_guest"),
         ("cycles:pinned:", "unknown host perf option ''"),
         ("cycles:pinned:exclude_guest:exclude_host", "together count nothing"),
-        ("cycles:pinned:task", "task is not simulated yet"),
-        ("cycles:pinned:freq=4000", "freq is not simulated yet"),
-        ("cycles:pinned:period=4000", "period is not simulated yet"),
+        ("cycles:pinned:freq=0", "freq 0 must be an integer from 1 to 100000"),
+        ("cycles:freq=100001", "1 to 100000"),
+        ("cycles:freq=x", "freq 'x' is no integer"),
+        ("cycles:period=0", "period 0 must be"),
+        ("cycles:period=-5", "is no integer"),
+        ("cycles:period=140737488355328", r"2\*\*47 - 1"),
+        ("cycles:period=5:freq=5", "not both"),
+        ("cycles:period=5:period=5", "given twice"),
         ("cycles:p:pinned", "unknown host perf option 'p'"),
         ("{cycles,instructions}:pinned", "unknown event"),
     ],

@@ -50,6 +50,9 @@ KEYS = {
     "host",
     "reprograms",
     "creates",
+    "holders",
+    "rotations",
+    "host_pmi",
     "stopped",
 }
 #: Events per cycle in guest code, halved in the host; index order of EVENTS.

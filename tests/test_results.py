@@ -438,7 +438,8 @@ def test_provenance_says_what_made_a_result() -> None:
         "vpmu": vpmu.__version__, "engine": "stepwise", "cpu": "icelake", "design": "mediated,scope=every-exit",
         "workload": "idle", "guest_perf": ["stat:cycles:u"], "host_perf": ["cycles:pinned:exclude_guest"],
         "seconds": 0.001, "seed": 9, "costs": {"wrmsr": 7},
-        "recording": None, "guest_pmu": None, "vm_first": False, "what_if": False,
+        "recording": None, "guest_pmu": None, "vm_first": False, "what_if": False, "host_hz": 250, "events_file": "",
+        "enable_mediated_pmu": True,
     }  # fmt: skip
 
 

@@ -169,7 +169,7 @@ def test_wrong_types_in_recording_are_refused(path: str, key: str, kind: str, tm
         ('workload = "sysbench"', "did you mean sysbench-cpu"),
         ('guest_perf = "stat:cycles"', "list of strings"),
         ('guest_perf = ["stat:cycle"]', "did you mean cycles"),
-        ('host_perf = ["cycles"]', "add :pinned"),
+        ("host_hz = 240", "100, 250, 300, 1000"),
         ("seconds = 0", "more than 0"),
         ("seconds = -0.5", "more than 0"),
         ("seconds = 1e10", "less than"),
@@ -321,7 +321,7 @@ def test_seconds_are_exact_however_they_are_written(seconds: Exact) -> None:
         {"guest_perf": [5]},
         {"guest_perf": [vpmu.WATCHDOG]},
         {"host_perf": ["watchdog", 5]},
-        {"host_perf": ["watchdog"] * 13},
+        {"host_perf": ["watchdog"] * 21},
         {"host_perf": [vpmu.PerfStat(["cycles"])]},
         {"seconds": True},
         {"seconds": float("nan")},
@@ -336,6 +336,8 @@ def test_seconds_are_exact_however_they_are_written(seconds: Exact) -> None:
         {"costs": {"wrmsr": 1.5}},
         {"vm_first": "no"},
         {"what_if": 0},
+        {"host_hz": 200},
+        {"host_hz": True},
     ],
 )
 def test_wrong_arguments_raise_our_errors(arguments: dict[str, Any]) -> None:

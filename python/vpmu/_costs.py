@@ -44,6 +44,9 @@ COST_NAMES: tuple[str, ...] = (
     "guest_perf_call",
     "msr_list_entry",
     "hardware_pmu_switch",
+    "perf_rotate",
+    "host_sample",
+    "perf_tick",
 )
 
 

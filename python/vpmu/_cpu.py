@@ -28,7 +28,15 @@ def _constraint(row: Mapping[str, Any]) -> Constraint:
     else:
         low = high = int(code, 16)
         umask = None
-    return Constraint(low, high, umask, _mask(row["gp"]), _mask(row["fixed"]))
+    return Constraint(low, high, umask, _mask(row["gp"]), _mask(row["fixed"]), row.get("umask_mask", 0xFF))
+
+
+def _constraints(table: Mapping[str, Any]) -> tuple[Constraint, ...]:
+    """Rows of the microarchitecture that the preset names."""
+    if "constraints_of" not in table:
+        return ()
+    rows = tomllib.loads(data_text("constraints", f"{table['constraints_of']}.toml"))["constraints"]
+    return tuple(_constraint(row) for row in rows)
 
 
 def _mask(counters: list[int]) -> int:
@@ -114,7 +122,7 @@ def cpu(name: str) -> CpuModel:
         bus_cycles_hz=figure(table["clocks"]["bus_cycles_hz"]),
         skid=Skid(skid["minimum"], skid["maximum"], skid["quality"], skid["source"]),
         costs=CostModel(costs) if costs else None,
-        constraints=tuple(_constraint(row) for row in table.get("constraints", ())),
+        constraints=_constraints(table),
         possible_quirks=frozenset(pmu.get("possible_quirks", ())),
         core_gp_mask=core_gp_mask,
         cpuid_overrides=tuple((row["leaf"], row["subleaf"], tuple(row["value"])) for row in table.get("cpuid", ())),

@@ -44,6 +44,8 @@ class Constraint:
         Unit mask, or None for any.
     gp_mask, fixed_mask : int
         Bitmaps of the counters that can count it.
+    umask_mask : int
+        Bits of the unit mask that ``umask`` is compared with.
     """
 
     low: int
@@ -51,10 +53,11 @@ class Constraint:
     umask: int | None
     gp_mask: int
     fixed_mask: int
+    umask_mask: int = 0xFF
 
     def matches(self, event: int, umask: int) -> bool:
         """Whether an event select and unit mask fall under this row."""
-        return self.low <= event <= self.high and (self.umask is None or self.umask == umask)
+        return self.low <= event <= self.high and (self.umask is None or self.umask == umask & self.umask_mask)
 
 
 @dataclass(frozen=True)
@@ -310,6 +313,14 @@ class CpuModel:
         from ._cpuid import cpuid
 
         return cpuid(self, leaf, subleaf)
+
+    @property
+    def writable_global_status(self) -> bool:
+        """Whether software can set bits of GLOBAL_STATUS, as a switch of PMU state needs to: perf's capability.
+
+        Intel: IA32_PERF_GLOBAL_STATUS_SET, version 4; AMD: PerfCntrGlobalStatusSet, PerfMonV2.
+        """
+        return self.version >= (4 if self.vendor == "intel" else 2)
 
     def limit_period(self, event: str, period: int) -> int:
         """Smallest sampling period at or above a wish that Linux takes for safe on this CPU.

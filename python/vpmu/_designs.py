@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from ._consent import admit
 from ._cpu import CpuModel
 from ._errors import ScenarioError, UnknownName
 from ._filter_schedule import Schedule, filter_schedule, schedule_text
@@ -83,6 +84,10 @@ class Design:
     owns_hardware: ClassVar[bool] = False
     backed_by_host_events: ClassVar[bool] = False
     options_help: ClassVar[str] = ""
+    #: Least version of the host's PMU, 0 where the host's does not matter.
+    host_version: ClassVar[int] = 0
+    #: The hypervisor gives guests a PMU only if the administrator has asked for this design.
+    needs_opt_in: ClassVar[bool] = False
     #: Host events that include guests and VMs of this design exclude each other (perf_create_mediated_pmu()).
     excludes_include_guest: ClassVar[bool] = False
 
@@ -118,6 +123,8 @@ class Design:
 
     def refusal(self, cpu: CpuModel, host_perf: tuple[HostEvent, ...], vm_first: bool) -> str:
         """Why the design cannot be had with this CPU and host; empty if it can."""
+        if cpu.version < self.host_version:
+            return f"the host's PMU must have version {self.host_version}; {cpu.name} has version {cpu.version}"
         return ""
 
     def stores_global_ctrl(self, cpu: CpuModel, guest: CpuModel) -> bool:
@@ -229,10 +236,12 @@ class Emulated(FilteredDesign):
     summary = "every access traps, host perf events do the counting"
     options_help = "reuse=true|false, reprogram=coalesced|synchronous, event_filter=FILE.toml|FILTER"
     backed_by_host_events = True
+    host_version = 1
     reuse: bool = True
     reprogram: str = "coalesced"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.reprogram not in ("coalesced", "synchronous"):
             raise UnknownName("way to reprogram", self.reprogram, ("coalesced", "synchronous"))
 
@@ -244,14 +253,6 @@ class Emulated(FilteredDesign):
     def options(self) -> dict[str, str | bool]:
         """Reuse, and when writes take effect."""
         return {"reuse": self.reuse, "reprogram": self.reprogram}
-
-
-def busy(host_perf: tuple[HostEvent, ...], vm_first: bool) -> str:
-    """EBUSY of perf_create_mediated_pmu(), if the host's events exist before the VM."""
-    included = [str(event) for event in host_perf if not event.exclude_guest]
-    if included and not vm_first:
-        return f"EBUSY: the host already counts in guests ({', '.join(included)}), so the VM cannot be created"
-    return ""
 
 
 @dataclass(frozen=True)
@@ -278,6 +279,8 @@ class Mediated(FilteredDesign):
         "scope=fastpath-loop|every-exit|run-loop|vcpu-sched, sequence=NAME, exclude_guest=guest-mode|window, "
         "event_filter=FILE.toml|FILTER"
     )
+    host_version = 4
+    needs_opt_in = True
     excludes_include_guest = True
     scopes: ClassVar[tuple[str, ...]] = ("fastpath-loop", "every-exit", "run-loop", "vcpu-sched")
     scope: str = "fastpath-loop"
@@ -321,15 +324,18 @@ class Mediated(FilteredDesign):
         return frozenset(traps)
 
     def refusal(self, cpu: CpuModel, host_perf: tuple[HostEvent, ...], vm_first: bool) -> str:
-        """KVM needs version 4 and full-width writes; a VM and an include-guest host event exclude each other."""
-        if cpu.version < 4:
+        """KVM needs version 4 and full-width writes; a VM and an include-guest host event exclude each other.
+
+        perf says whether GLOBAL_STATUS can be written; that nothing is mediated without is KVM's own decision.
+        """
+        if cpu.version < self.host_version:
             return (
                 "KVM mediates from PMU version 4 on (IA32_PERF_GLOBAL_STATUS_SET); "
                 f"{cpu.name} has version {cpu.version}"
             )
         if not cpu.full_width_writes:
             return f"KVM mediates only with full-width counter writes, which {cpu.name} lacks"
-        return busy(host_perf, vm_first)
+        return admit(host_perf, vm_first)[0]
 
     def stores_global_ctrl(self, cpu: CpuModel, guest: CpuModel) -> bool:
         """On CPUs without VM-exit save, if the guest writes the register without exits."""

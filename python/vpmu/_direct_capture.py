@@ -28,6 +28,7 @@ class DirectCapture(Design):
     summary = "emulated, but control writes go to the hardware counter of the host event"
     options_help = "constraints=guest|host"
     backed_by_host_events = True
+    host_version = 1
     constraints: str = "guest"
 
     def __post_init__(self) -> None:

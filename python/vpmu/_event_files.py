@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ._cpu import CpuModel
+from ._cpu import Constraint, CpuModel
 from ._errors import EventFileError
 from ._events import legal_selector
 
@@ -170,6 +170,37 @@ def read_events(path: str | os.PathLike[str], cpu: CpuModel | None = None) -> tu
     if not events:
         raise EventFileError(where, None, "there is no event in it")
     return tuple(events)
+
+
+def with_event_file(cpu: CpuModel, path: str | os.PathLike[str]) -> CpuModel:
+    """The CPU with the constraints of an event file, which go before its own.
+
+    Parameters
+    ----------
+    cpu : CpuModel
+    path : str or path-like
+        A core event file of this CPU, as for :func:`read_events`.
+
+    Returns
+    -------
+    CpuModel
+
+    Raises
+    ------
+    EventFileError
+        With the file and the entry.
+    """
+    rows = []
+    for event in read_events(path, cpu):
+        # A mask, an edge or a register beside the selector makes it another event, with counters of its own.
+        if event.deprecated or event.positions > 1 or event.msr_index or not event.gp_counters:
+            continue
+        if event.selector(user=False, kernel=False) >> 16:
+            continue
+        rows.append(
+            Constraint(event.codes[0], event.codes[0], event.umasks[0], event.gp_counters, event.fixed_counters)
+        )
+    return replace(cpu, constraints=(*dict.fromkeys(rows), *cpu.constraints))
 
 
 def _entries(path: str) -> list[Any]:

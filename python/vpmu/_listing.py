@@ -96,8 +96,8 @@ def list_rows(
         return columns, list(rows)
     if what == "designs":
         made = [design(name) for name in designs()]
-        return ("name", "class", "options", "summary"), [
-            (d.name, d.class_ or "", d.options_help, d.summary) for d in made
+        return ("name", "class", "host_version", "options", "summary"), [
+            (d.name, d.class_ or "", d.host_version or "", d.options_help, d.summary) for d in made
         ]
     if what == "workloads":
         made_workloads = [workload(name) for name in workloads()]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ._consent import admit
 from ._cpu import CpuModel
-from ._designs import Mediated, busy
+from ._designs import Mediated
 from ._perf import HostEvent
 
 
@@ -26,6 +27,7 @@ class MediatedSemi(Mediated):
     name = "mediated-semi"
     summary = "mediated on PMU versions 2 and 3: GLOBAL_STATUS is emulated"
     options_help = "scope=fastpath-loop|every-exit, sequence=NAME, exclude_guest=guest-mode|window"
+    host_version = 2
     scopes = ("fastpath-loop", "every-exit")
     sequence: str = "semi-v2"
 
@@ -46,4 +48,4 @@ class MediatedSemi(Mediated):
             return f"counters above 2**31 cannot be restored without full-width writes, which {cpu.name} lacks"
         if cpu.version < 4 and any(step.get("op") == "toggle" for step in self.switch().load):
             return f"sequence {self.sequence} writes IA32_PERF_GLOBAL_STATUS_SET, which {cpu.name} lacks"
-        return busy(host_perf, vm_first)
+        return admit(host_perf, vm_first)[0]

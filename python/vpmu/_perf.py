@@ -73,22 +73,36 @@ class PerfRecord:
 
 
 GuestPerf = PerfStat | PerfRecord
+#: perf_event_max_sample_rate, samples per second, as Linux has it by default.
+MAX_SAMPLE_RATE = 100_000
+#: watchdog_thresh.
+WATCHDOG_SECONDS = 10
+# Occurrences per second from which Linux guesses a first period (intel_pmu_freq_start_period()).
+_START_RATES = dict.fromkeys(("cycles", "instructions", "bus-cycles", "ref-cycles"), 500_000_000)
+_START_RATES |= dict.fromkeys(("branches", "branch-misses"), 125_000_000)
+_START_RATES |= dict.fromkeys(("cache-references", "cache-misses"), 25_000_000)
 
 
 @dataclass(frozen=True)
 class HostEvent:
-    """A CPU-pinned counting event of the host's perf.
+    """An event of the host's perf; without ``period`` and ``freq`` it counts.
 
     Parameters
     ----------
     event : str
         Event as perf writes it; modifier G is exclude_host, H exclude_guest.
     pinned : bool
-        Must be true: flexible events need multiplexing, which is not simulated yet.
+        Goes before all that are not, and to ERROR if no counter is free; else it is flexible: it waits for its turn.
     exclude_guest, exclude_host : bool
         Not in guest mode; only in guest mode.
     name : str
         For reports; the event by default.
+    task : bool
+        An event of the vCPU's thread (``perf stat -t``), which is out while the thread sleeps; else of the CPU.
+    period : int, optional
+        A sample after so many occurrences, 1 to 2**47 - 1.
+    freq : int, optional
+        So many samples per second, 1 to 100,000 (perf_event_max_sample_rate); perf finds the period.
 
     Raises
     ------
@@ -101,6 +115,9 @@ class HostEvent:
     exclude_guest: bool = False
     exclude_host: bool = False
     name: str = ""
+    task: bool = False
+    period: int | None = None
+    freq: int | None = None
 
     def __post_init__(self) -> None:
         event, exclude_guest, exclude_host = without_host_modifiers(self.event)
@@ -108,28 +125,45 @@ class HostEvent:
         object.__setattr__(self, "exclude_guest", self.exclude_guest or exclude_guest)
         object.__setattr__(self, "exclude_host", self.exclude_host or exclude_host)
         parse_event(self.event)
-        if not self.pinned:
-            raise ScenarioError(
-                f"host event {self.event!r}: flexible events need multiplexing, which is not simulated yet; add :pinned"
-            )
         if self.exclude_guest and self.exclude_host:
             raise ScenarioError(f"host event {self.event!r}: exclude_guest and exclude_host together count nothing")
+
+        for key, most, said in (("period", (1 << 47) - 1, "2**47 - 1"), ("freq", MAX_SAMPLE_RATE, "100000")):
+            value = getattr(self, key)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise ScenarioError(f"host event {self.event!r}: {key} {value!r} must be an integer from 1 to {said}")
+        if self.period is not None and self.freq is not None:
+            raise ScenarioError(f"host event {self.event!r}: give a period or a frequency, not both")
 
     @property
     def parsed(self) -> Event:
         """The event, parsed."""
         return parse_event(self.event)
 
+    def first_period(self, core_hz: int) -> int:
+        """The period that it begins with, 0 if it counts (Linux intel_pmu_freq_start_period())."""
+        if self == WATCHDOG:
+            return WATCHDOG_SECONDS * core_hz
+        if self.freq is None:
+            return self.period or 0
+        return max(-(-_START_RATES.get(self.parsed.name, 256_000) // self.freq) - 1, 1)
+
     def __str__(self) -> str:
         if self.name:
             return self.name
-        options = [":pinned"]
+        options = [":pinned"] if self.pinned else []
+        options += [":task"] if self.task else []
         options += [":exclude_guest"] if self.exclude_guest else []
         options += [":exclude_host"] if self.exclude_host else []
+        options += [f":freq={self.freq}"] if self.freq is not None else []
+        options += [f":period={self.period}"] if self.period is not None else []
         return self.event + "".join(options)
 
 
-#: The NMI watchdog: a pinned cycles event in all modes. Its NMI, once in watchdog_thresh seconds, is not simulated.
+#: The NMI watchdog: a pinned cycles event in all modes, with an NMI after ten seconds of unhalted cycles
+#: (watchdog_thresh; Linux hw_nmi_get_sample_period()). It is never throttled.
 WATCHDOG = HostEvent("cycles", name="watchdog")
 
 
@@ -186,7 +220,7 @@ def parse_guest_perf(spec: str) -> GuestPerf:
 
 
 def parse_host_perf(spec: str) -> HostEvent:
-    """Parse ``EVENT:pinned[:exclude_guest|:exclude_host]`` or ``watchdog``.
+    """Parse ``EVENT[:pinned][:task][:exclude_guest|:exclude_host][:freq=HZ|:period=N]`` or ``watchdog``.
 
     Raises
     ------
@@ -196,15 +230,28 @@ def parse_host_perf(spec: str) -> HostEvent:
     if spec == "watchdog":
         return WATCHDOG
     head, *rest = _split(spec, ":")
-    flags = {"pinned": False, "exclude_guest": False, "exclude_host": False}
+    flags = {"pinned": False, "task": False, "exclude_guest": False, "exclude_host": False}
+    numbers: dict[str, int] = {}
     for option in rest:
+        key, equals, value = option.partition("=")
         if option in flags:
             flags[option] = True
+        elif equals and key in ("freq", "period"):
+            if key in numbers:
+                raise ScenarioError(f"host perf {spec!r}: {key}= is given twice")
+            if not (value.isascii() and value.isdigit()):
+                raise ScenarioError(f"host perf {spec!r}: {key} {value!r} is no integer; write {key}=4000")
+            numbers[key] = int(value)
         elif option and set(option) <= set("ukGH"):
             head += f":{option}"
-        elif option == "task" or option.startswith(("freq=", "period=")):
-            what = option.partition("=")[0]
-            raise ScenarioError(f"host perf {spec!r}: {what} is not simulated yet; count CPU-pinned events")
         else:
-            raise UnknownName("host perf option", option, (*flags, "u", "k", "G", "H"))
-    return HostEvent(head, flags["pinned"], flags["exclude_guest"], flags["exclude_host"])
+            raise UnknownName("host perf option", option, (*flags, "freq=HZ", "period=N", "u", "k", "G", "H"))
+    return HostEvent(
+        head,
+        flags["pinned"],
+        flags["exclude_guest"],
+        flags["exclude_host"],
+        task=flags["task"],
+        period=numbers.get("period"),
+        freq=numbers.get("freq"),
+    )

@@ -186,7 +186,10 @@ class PlannedAccess:
 
 @dataclass(frozen=True)
 class PlannedHostEvent:
-    """A CPU-pinned counting event of the host, with the counters it may use."""
+    """An event of the host, with the counters it may use; ``task``: of the vCPU's thread.
+
+    ``period`` is 0 for counting, and with ``freq`` the first of many.
+    """
 
     event: int
     selector: int
@@ -196,6 +199,11 @@ class PlannedHostEvent:
     kernel: bool
     exclude_guest: bool
     exclude_host: bool
+    pinned: bool = True
+    task: bool = False
+    period: int = 0
+    freq: int = 0
+    throttles: bool = True
 
 
 @dataclass(frozen=True)
@@ -249,6 +257,12 @@ class Plan:
         What counts for the guest are host perf events, which may find no counter.
     global_ctrl_in_exit_list : bool
         Every exit stores GLOBAL_CTRL through the VM-exit MSR list.
+    mux_interval : int
+        Wall cycles between two rotations of the host's flexible events.
+    tick, tick_ns : int
+        The host's tick, in wall cycles and in nanoseconds.
+    max_samples_per_tick : int
+        Samples of one host event in one tick after which it is throttled.
     event_filter : PlannedFilter or None
         In place before the vCPU runs.
     filter_changes : tuple of (int, PlannedFilter)
@@ -285,6 +299,10 @@ class Plan:
     owns_hardware: bool
     backed_by_host_events: bool
     global_ctrl_in_exit_list: bool
+    mux_interval: int = 1 << 23
+    tick: int = 1 << 23
+    tick_ns: int = 4_000_000
+    max_samples_per_tick: int = 400
     event_filter: PlannedFilter | None = None
     filter_changes: tuple[tuple[int, PlannedFilter], ...] = ()
     reactions: str = ""

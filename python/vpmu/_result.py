@@ -19,7 +19,12 @@ CAUSES: dict[str, str] = {
     "ceded": "the host has given its PMU up",
     "host_stale": "hardware counted for a host event where its attributes exclude it",
     "filtered": "the VM's event filter denied the event, or the fixed counter, of a guest counter",
+    "period_rejected": "host perf refused the event that backs a guest counter: its period was too short",
+    "wrong_counter": "a guest counter's selector was on a hardware counter that counts something else",
 }
+
+#: How a note begins that the kernel would give as a WARN().
+WARNING = "WARNING: "
 
 _CLASSES = ("wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
 
@@ -42,11 +47,15 @@ class Counter:
     losses, gains : mapping of str to int
         Occurrences by cause; value = ideal - sum(losses) + sum(gains).
     flags : tuple of str
-        "exact" if and only if value == ideal; "lost", "overcounted", "never-scheduled", "filtered", "hypothetical".
+        "exact" if and only if value == ideal; "lost", "overcounted", "never-scheduled", "multiplexed" (it shared
+        its counter with others), "filtered", "hypothetical".
     reason : str
         Why it is off, in a sentence; empty if it is exact.
     samples : int
         Samples taken, for a sampling event.
+    enabled, running : int
+        Of a host event: cycles of its context in which it was enabled, and in which it had a counter; perf's
+        ``value * enabled / running`` is :attr:`scaled`.
     """
 
     event: str
@@ -57,11 +66,18 @@ class Counter:
     flags: tuple[str, ...]
     reason: str
     samples: int = 0
+    enabled: int = 0
+    running: int = 0
 
     @property
     def error(self) -> float | None:
         """(value - ideal) / ideal; None if ideal is 0."""
         return (self.value - self.ideal) / self.ideal if self.ideal else None
+
+    @property
+    def scaled(self) -> int | None:
+        """What ``perf stat`` prints for an event that had to share its counter; None if it never ran."""
+        return self.value * self.enabled // self.running if self.running else None
 
     def to_dict(self) -> dict[str, Any]:
         """As in the JSON of the command line."""
@@ -75,6 +91,8 @@ class Counter:
             "flags": list(self.flags),
             "reason": self.reason,
             "samples": self.samples,
+            "enabled": self.enabled,
+            "running": self.running,
         }
 
 
@@ -263,6 +281,16 @@ class Result:
         return {key: self.raw["pmi"][key] for key in keys} if self.raw else {}
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Notes on what a kernel would have warned of."""
+        return tuple(note.removeprefix(WARNING) for note in self.notes if note.startswith(WARNING))
+
+    @property
+    def host_pmis(self) -> dict[str, int]:
+        """PMIs of the host's own events: raised = handled + coalesced + lost + pending."""
+        return dict(self.raw["host_pmi"]) if self.raw else {}
+
+    @property
     def cycles(self) -> dict[str, int]:
         """Cycles of each activity; they add up to the wall clock."""
         from ._plan import ACTIVITIES
@@ -320,6 +348,8 @@ class Result:
             "guest_pmi_handlers": self.raw["handlers"],
             "reprograms": self.raw["reprograms"],
             "perf_events_created": self.raw["creates"],
+            "host_rotations": self.raw["rotations"],
+            "host_pmi": self.host_pmis,
             "msr_ops": self.raw["ops"],
             "guest_accesses": self.raw["guest_accesses"],
             "deciding_assumption": self.deciding_assumption,

@@ -11,14 +11,25 @@ from typing import Any
 import numpy as np
 
 from . import _calibrate
+from ._consent import admit
 from ._costs import CostModel
 from ._cpu import CpuModel, cpu, with_costs
 from ._designs import Design, GuestPmu
 from ._errors import ScenarioError
+from ._event_files import with_event_file
 from ._event_filter import EventFilter
 from ._events import CODES, EVENTS, Event, allowed_counters, parse_event, place
 from ._exits import KINDS
-from ._perf import GuestPerf, HostEvent, PerfRecord, PerfStat, parse_guest_perf, parse_host_perf
+from ._perf import (
+    MAX_SAMPLE_RATE,
+    WATCHDOG,
+    GuestPerf,
+    HostEvent,
+    PerfRecord,
+    PerfStat,
+    parse_guest_perf,
+    parse_host_perf,
+)
 from ._plan import ACTIVITIES, Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
 from ._recorded import Recorded, positive_seconds
 from ._registry import design
@@ -28,8 +39,10 @@ from ._workload_file import workload
 _NO_STREAM = Stream(0, (), (), ())
 #: Longest run: within it no counting host event can wrap, at up to 16 occurrences per cycle.
 MAX_CYCLES = 1 << 43
-#: Most events of the host's own: as many as any CPU has counters.
-MAX_HOST_PERF = 12
+#: Most events of the host's own: more than any CPU has counters, so that they take turns.
+MAX_HOST_PERF = 20
+#: CONFIG_HZ of Linux (kernel/Kconfig.hz).
+HOST_HZ = (100, 250, 300, 1000)
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,14 @@ class Scenario:
         instead of failing itself (EBUSY).
     what_if : bool
         Simulate a design even where it cannot be had; the result is flagged ``hypothetical``.
+    events_file : str
+        A JSON file of Intel's perfmon: counters that events may use are those that it says, before the CPU's own table.
+    enable_mediated_pmu : bool
+        The administrator's consent, KVM's module parameter of this name; without it no design that mediates can be had.
+        (The kernel's default is N; here it is given unless you take it back.)
+    host_hz : {100, 250, 300, 1000}
+        The host kernel's CONFIG_HZ: host events take turns every 1000 // host_hz milliseconds (Linux
+        PERF_CPU_HRTIMER), and perf adapts periods on the tick.
 
     Raises
     ------
@@ -79,6 +100,9 @@ class Scenario:
     costs: Mapping[str, int] = field(default_factory=dict)
     vm_first: bool = False
     what_if: bool = False
+    host_hz: int = 250
+    events_file: str = ""
+    enable_mediated_pmu: bool = True
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -87,6 +111,10 @@ class Scenario:
         put("cpu", cpu(self.cpu) if isinstance(self.cpu, str) else self.cpu)
         _check_type("cpu", self.cpu, CpuModel)
         _check_simulated(self.cpu)
+        if not isinstance(self.events_file, str):
+            raise ScenarioError(f"events_file must be the name of a file, not {self.events_file!r}")
+        if self.events_file:
+            put("cpu", with_event_file(self.cpu, self.events_file))
         put("design", design(self.design) if isinstance(self.design, str) else self.design)
         _check_type("design", self.design, Design)
         put("workload", workload(self.workload) if isinstance(self.workload, str) else self.workload)
@@ -99,7 +127,7 @@ class Scenario:
             _check_type("host_perf", host_perf, HostEvent)
         if len(self.host_perf) > MAX_HOST_PERF:
             raise ScenarioError(f"{len(self.host_perf)} events of host_perf: at most {MAX_HOST_PERF} are simulated")
-        for name in ("vm_first", "what_if"):
+        for name in ("vm_first", "what_if", "enable_mediated_pmu"):
             if not isinstance(getattr(self, name), bool):
                 raise ScenarioError(f"{name} must be true or false, not {getattr(self, name)!r}")
         if self.guest_pmu is not None:
@@ -118,6 +146,8 @@ class Scenario:
                 f"{self.workload.name} is replayed once, so its length is given; add repeat (--repeat) to loop it"
             )
         check_integer(self.seed, 0, (1 << 64) - 1, "seed")
+        if isinstance(self.host_hz, bool) or self.host_hz not in HOST_HZ:
+            raise ScenarioError(f"host_hz {self.host_hz!r} must be one of {', '.join(map(str, HOST_HZ))} (CONFIG_HZ)")
         if not 1 <= self.end_cycles < MAX_CYCLES:
             raise ScenarioError(
                 f"seconds {float(self.seconds or 0):g} is {self.end_cycles} cycles; a run has 1 to 2**43 - 1 "
@@ -171,6 +201,9 @@ class Scenario:
             "costs": dict(self.costs),
             "vm_first": self.vm_first,
             "what_if": self.what_if,
+            "host_hz": self.host_hz,
+            "events_file": self.events_file,
+            "enable_mediated_pmu": self.enable_mediated_pmu,
         }
 
     def placement(self) -> tuple[int, ...]:
@@ -192,11 +225,19 @@ class Scenario:
 
     def refusal(self) -> str:
         """Why the design cannot be had; empty if it can."""
+        if self.design.needs_opt_in and not self.enable_mediated_pmu:
+            return (
+                "nobody has opted in: KVM's module parameter enable_mediated_pmu is off, which is its default; the "
+                "administrator sets it for all VMs when the module is loaded"
+            )
         return self.design.refusal(self.cpu, self.host_perf, self.vm_first)
 
     def fails(self, event: HostEvent) -> bool:
         """Whether perf_event_open fails with EOPNOTSUPP: a mediated VM exists and the event includes guests."""
-        return self.design.excludes_include_guest and self.vm_first and not event.exclude_guest
+        if not self.design.excludes_include_guest:
+            return False
+        opened = admit(self.host_perf, self.vm_first)[1]
+        return any(one == event and not success for one, success in zip(self.host_perf, opened, strict=True))
 
 
 def _check_type(what: str, value: object, *types: type) -> None:
@@ -313,6 +354,11 @@ def _host_event(event: HostEvent, scenario: Scenario) -> PlannedHostEvent:
         parsed.kernel,
         event.exclude_guest,
         event.exclude_host,
+        event.pinned,
+        event.task,
+        event.first_period(scenario.cpu.core_hz.value),
+        event.freq or 0,
+        event != WATCHDOG,
     )
 
 
@@ -366,6 +412,10 @@ def plan(scenario: Scenario) -> Plan:
         owns_hardware=design.owns_hardware,
         backed_by_host_events=design.backed_by_host_events,
         global_ctrl_in_exit_list=design.stores_global_ctrl(scenario.cpu, guest),
+        mux_interval=scenario.cpu.core_hz.value * (1000 // scenario.host_hz) // 1000,
+        tick=scenario.cpu.core_hz.value // scenario.host_hz,
+        tick_ns=10**9 // scenario.host_hz,
+        max_samples_per_tick=-(-MAX_SAMPLE_RATE // scenario.host_hz),
         event_filter=first,
         filter_changes=tuple(filters),
         reactions=design.reactions,

@@ -14,9 +14,10 @@ from ._perf import HostEvent
 from ._plan import Plan
 from ._registry import design
 from ._registry import designs as _all_designs
-from ._result import Counter, Result, few_blocking_exits
+from ._result import WARNING, Counter, Result, few_blocking_exits
 from ._scenario import Scenario, plan
 from ._version import __version__
+from ._why import guest_starved, host_waits
 
 Progress = Callable[[int, int], None]
 
@@ -80,12 +81,14 @@ def simulate(
     forced = _forced(scenario, refusal)
     hypothetical = ("hypothetical",) if forced else ()
     counters = tuple(
-        _guest_counter(event.text, on.counter, row, scenario, raw, hypothetical)
-        for (event, _), on, row in zip(scenario.guest_events(), planned.guest_events, raw["counters"], strict=True)
+        _guest_counter(i, on.counter, row, scenario, raw, hypothetical)
+        for i, (on, row) in enumerate(zip(planned.guest_events, raw["counters"], strict=True))
     )
     hosts = tuple(
-        _host_counter(event, row, scenario, hypothetical)
-        for event, row in zip(scenario.host_perf if scenario.design.has_host else (), raw["host"], strict=True)
+        _host_counter(i, event, row, scenario, raw, hypothetical)
+        for i, (event, row) in enumerate(
+            zip(scenario.host_perf if scenario.design.has_host else (), raw["host"], strict=True)
+        )
     )
     return Result(
         scenario=scenario,
@@ -132,30 +135,23 @@ def _flags(row: dict[str, Any], extra: tuple[str, ...]) -> tuple[str, ...]:
     if row["gains"]:
         flags.append("overcounted")
     filtered = "filtered" in row["losses"]
-    if ideal and not row.get("scheduled", row.get("state") == "active"):
+    if ideal and not row.get("scheduled", row.get("running") != 0):
         # A counter that the filter has never let count has not been refused by host perf.
         flags += ["never-scheduled"] * (not filtered or "not_scheduled" in row["losses"])
+    elif row.get("running", 0) < row.get("enabled", 0):
+        flags.append("multiplexed")
     if filtered:
         flags.append("filtered")
     return (*flags, *extra)
 
 
-def _holders(scenario: Scenario, raw: dict[str, Any]) -> str:
-    holders = [
-        str(event) for event, row in zip(scenario.host_perf, raw["host"], strict=False) if row["state"] == "active"
-    ]
-    return f"CPU-pinned host events go first ({', '.join(holders)})" if holders else "other guest counters have them"
-
-
 def _guest_counter(
-    event: str, place: int, row: dict[str, Any], scenario: Scenario, raw: dict[str, Any], extra: tuple[str, ...]
+    i: int, place: int, row: dict[str, Any], scenario: Scenario, raw: dict[str, Any], extra: tuple[str, ...]
 ) -> Counter:
+    event = scenario.guest_events()[i][0].text
     reasons = []
     if "not_scheduled" in row["losses"]:
-        reasons.append(
-            "the pinned host event that backs it found no free counter and went to ERROR, which the guest is "
-            f"never told; {_holders(scenario, raw)}"
-        )
+        reasons.append(guest_starved(i, row, scenario, raw))
     if "filtered" in row["losses"]:
         what = "fixed counter" if place >= 32 else "event"
         reasons.append(f"the VM's event filter denies its {what}, which the guest is never told")
@@ -173,15 +169,20 @@ def _guest_counter(
     )
 
 
-def _host_counter(event: HostEvent, row: dict[str, Any], scenario: Scenario, extra: tuple[str, ...]) -> Counter:
+def _host_counter(
+    i: int, event: HostEvent, row: dict[str, Any], scenario: Scenario, raw: dict[str, Any], extra: tuple[str, ...]
+) -> Counter:
     reasons = []
     if "ceded" in row["losses"]:
         reasons.append("the host has given its PMU up to the guest")
-    if "not_scheduled" in row["losses"]:
+    if row["throttled"]:
+        reasons.append(f"it was throttled {row['throttled']} times, each time until the next tick")
+    if "not_scheduled" in row["losses"] and not (row["throttled"] and row["running"] == row["enabled"]):
         reasons.append(
-            "EOPNOTSUPP: a mediated VM exists, so an event that includes guests cannot be created"
+            "EOPNOTSUPP: a mediated VM exists, so an event that includes guests cannot be created (add :exclude_guest, "
+            "as the perf tool does when it tries again)"
             if scenario.fails(event)
-            else "pinned, and no counter was free: ERROR"
+            else host_waits(i, event, row, scenario, raw)
         )
     if "window" in row["losses"]:
         reasons.append("it is out of the PMU while guest state is loaded")
@@ -190,7 +191,18 @@ def _host_counter(event: HostEvent, row: dict[str, Any], scenario: Scenario, ext
     if "host_stale" in row["gains"]:
         reasons.append("hardware counted where its attributes exclude it")
     why = "; ".join(reasons)
-    return Counter(str(event), row["value"], row["ideal"], row["losses"], row["gains"], _flags(row, extra), why)
+    return Counter(
+        str(event),
+        row["value"],
+        row["ideal"],
+        row["losses"],
+        row["gains"],
+        _flags(row, extra),
+        why,
+        row["samples"],
+        enabled=row["enabled"],
+        running=row["running"],
+    )
 
 
 def _violations(raw: dict[str, Any], counters: tuple[Counter, ...]) -> tuple[str, ...]:
@@ -205,6 +217,9 @@ def _violations(raw: dict[str, Any], counters: tuple[Counter, ...]) -> tuple[str
     pmi = raw["pmi"]
     if pmi["raised"] != pmi["delivered"] + pmi["coalesced"] + pmi["lost"] + pmi["pending"]:
         found.append(f"PMI identity: {pmi}")
+    host = raw["host_pmi"]
+    if host["raised"] != host["handled"] + host["coalesced"] + host["lost"] + host["pending"]:
+        found.append(f"host PMI identity: {host}")
     if sum(raw["clocks"]) != raw["w"]:
         found.append("clocks: the activities do not add up to the wall clock")
     if raw["stray_counts"]:
@@ -242,6 +257,13 @@ def _notes(scenario: Scenario, forced: str, counters: tuple[Counter, ...], raw: 
             )
     if forced:
         notes.append(f"hypothetical: {forced}")
+    needs_status_set = scenario.design.switch() is not None and scenario.design.host_version >= 4
+    if needs_status_set and not scenario.cpu.writable_global_status:
+        attempts = 2 * raw["switches"] + 1
+        notes.append(
+            f"{WARNING}switches of PMU state were attempted ({attempts} loads and puts) on {scenario.cpu.name}, whose "
+            "perf lacks the capability (writable global status): what they did means nothing"
+        )
     if scenario.design.has_guest_pmu:
         note = scenario.design.note(scenario.cpu, scenario.guest_cpu)
         if note:

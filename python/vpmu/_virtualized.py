@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ._consent import admit
 from ._cpu import CpuModel
-from ._designs import Design, busy
+from ._designs import Design
 from ._errors import UnknownName
 from ._perf import HostEvent
 from ._sequences import Sequence
@@ -67,7 +68,7 @@ class Virtualized(Design):
 
     def refusal(self, cpu: CpuModel, host_perf: tuple[HostEvent, ...], vm_first: bool) -> str:
         """Host events that include guests cannot be beside it."""
-        return busy(host_perf, vm_first)
+        return admit(host_perf, vm_first)[0]
 
     def note(self, cpu: CpuModel, guest: CpuModel) -> str:
         """No CPU has it."""

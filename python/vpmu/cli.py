@@ -80,12 +80,16 @@ def _parser() -> argparse.ArgumentParser:
         "--host-perf",
         action="append",
         metavar="SPEC",
-        help="EVENT:pinned[:exclude_guest|:exclude_host] or watchdog; may be repeated; none",
+        help="EVENT[:pinned][:task][:exclude_guest|:exclude_host][:freq=HZ|:period=N] or watchdog; may be repeated; "
+        "none",
     )
     c.add_argument("--seconds", metavar="S", help="wall time of the simulated CPU; 1")
     c.add_argument("--seed", type=int, default=1, metavar="N", help="same seed, same integers; 1")
     c.add_argument("--engine", default="lazy", metavar="E", help=f"{', '.join(ENGINES)}: same integers; lazy")
     c.add_argument("--vm-first", action="store_true", help="the VM exists before the host's events")
+    c.add_argument("--host-hz", type=int, default=250, metavar="HZ", help="CONFIG_HZ of the host: its tick; 250")
+    c.add_argument("--events-file", metavar="F", help="a JSON file of Intel's perfmon: counters that events may use")
+    c.add_argument("--no-mediated-pmu", action="store_true", help="KVM's module parameter enable_mediated_pmu is off")
     c.add_argument("--what-if", action="store_true", help="simulate designs even where they cannot be had")
     r = c.add_argument_group("recordings")
     r.add_argument("--recorded-seconds", metavar="S", help="how long a table was recorded (a table does not say)")
@@ -240,6 +244,8 @@ def _convert(scenario: Scenario, progress: Report) -> None:
 
 
 def _compare(args: argparse.Namespace) -> int:
+    if args.events_file == "":
+        raise ScenarioError("--events-file needs the name of a file, not ''")
     scenario = Scenario(
         cpu=cpu(args.cpu),
         design=design("none"),
@@ -250,6 +256,9 @@ def _compare(args: argparse.Namespace) -> int:
         seed=args.seed,
         vm_first=args.vm_first,
         what_if=args.what_if,
+        enable_mediated_pmu=not args.no_mediated_pmu,
+        host_hz=args.host_hz,
+        events_file=args.events_file or "",
     )
     console: Any = _console() if args.format == "table" else None  # before the work, in case rich is missing
     with progress_bar() as progress:

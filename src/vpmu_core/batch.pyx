@@ -6,13 +6,14 @@ Every thread has working memory of its own; a row's result depends on its parame
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from vpmu_core._types cimport NEVER, uint32_t, uint64_t
+from vpmu_core._types cimport uint32_t, uint64_t
 from vpmu_core.hostperf cimport read_host_events
 from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
 from vpmu_core.machine cimport SLICE, Machine, begin, finish
 from vpmu_core.random cimport derive_seed, instant_of, sfc64_seed, stream_t
 from vpmu_core.state cimport (
-    ACTIVITIES, CAUSES, COSTS, OP_CLASSES, ORIGINS, PHASES, PMU_EXITS, RUNNING, guest_event_t, host_event_t, machine_t,
+    ACTIVITIES, CAUSES, COSTS, FLIGHT_GUEST, OP_CLASSES, ORIGINS, PHASES, PMU_EXITS, RUNNING, guest_event_t,
+    host_event_t, machine_t,
 )
 from vpmu_core.switchprogram cimport tally_switches
 from vpmu_core.timeline cimport run
@@ -141,7 +142,7 @@ cdef void _write_row(worker_t *w, Py_ssize_t exits, uint64_t *out) noexcept nogi
     out[19] = m.pmi.delivered
     out[20] = m.pmi.coalesced
     out[21] = m.pmi.lost
-    out[22] = (m.pmi_arrival != NEVER) + (m.vector_pending != 0) + (m.pmi_requested != 0)
+    out[22] = (m.flight & FLIGHT_GUEST) + (m.vector_pending != 0) + (m.pmi_requested != 0)
     out[23] = m.pmi.skid_past_exit
     out[24] = m.stopped != RUNNING
     read_host_events(m)

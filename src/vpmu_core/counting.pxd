@@ -32,6 +32,7 @@ cdef inline void spend(machine_t *m, int cost) noexcept nogil:
     host_advance(m, host_activity(m), m.cost[cost])
 
 
+cdef uint64_t first_host_wrap(const machine_t *m, int a, uint64_t cycles) noexcept nogil
 cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept nogil
 cdef void rate_slots(machine_t *m) noexcept nogil
 cdef void refresh_rates(machine_t *m) noexcept nogil

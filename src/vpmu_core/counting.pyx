@@ -2,8 +2,9 @@
 """Clocks and counters, the ideal PMU and the ledger (docs/machine.md, sections 1, 3, 10 and 11)."""
 from libc.string cimport memcpy
 
-from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
+from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
 from vpmu_core.activity cimport between, between_short, occurrences
+from vpmu_core.hostsched cimport TASK
 from vpmu_core.lanes cimport advance_lanes
 from vpmu_core.unit cimport (
     EVENT_INSTRUCTIONS, FIXED_LANES, FIXED_SLOT, GP_LANES, SLOTS, bits_of, enabled, pmu_t, width_mask,
@@ -13,9 +14,9 @@ from vpmu_core.random cimport sfc64_next
 from vpmu_core.state cimport (
     ACCESS_COUNTER, ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_OVF_CTRL, ACCESS_RDPMC,
     ACCESS_SELECTOR, ACTIVITIES, CAUSE_CEDED, CAUSE_FILTERED, CAUSE_HOST_STALE, CAUSE_NONE, CAUSE_NOT_SCHEDULED,
-    CAUSE_PMU_DISABLED, CAUSE_WINDOW, CAUSE_WRONG_COUNTER, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HANDLER,
-    HOST_CEDED, HOST_ERROR, HOST_TASK, LANES, NOTHING_COUNTED, WINDOW_IS_GUEST, WORK, access_t, guest_event_t,
-    host_event_t, machine_t,
+    CAUSE_PMU_DISABLED, CAUSE_WINDOW, CAUSE_WRONG_COUNTER, FLIGHT_GUEST, FLIGHT_HOST, GUEST_HANDLER, GUEST_KERNEL,
+    GUEST_USER, HANDLER, HOST_CEDED, HOST_ERROR, HOST_INACTIVE, HOST_TASK, LANES, NOTHING_COUNTED, WINDOW_IS_GUEST,
+    WORK, access_t, guest_event_t, host_event_t, machine_t,
 )
 
 cdef uint64_t SHORT = 1 << 26  # below this many cycles, 64-bit arithmetic counts exactly
@@ -40,6 +41,11 @@ cdef void refresh_rates(machine_t *m) noexcept nogil:
         rate_slots(m)
 
 
+cdef inline bint _throttled(const machine_t *m, const host_event_t *e) noexcept nogil:
+    # While the PMU is disabled nobody counts anyway.
+    return e.throttled and e.slot >= 0 and m.hardware.global_ctrl & bits_of(<uint32_t>1 << e.slot) != 0
+
+
 cdef void _charge_host_events(
     machine_t *m, bint guest, int a, bint user, uint32_t on, uint64_t start, uint64_t cycles
 ) noexcept nogil:
@@ -54,6 +60,7 @@ cdef void _charge_host_events(
             continue
         wanted = not (e.exclude_guest if guest or (window and e.exclude_guest) else e.exclude_host) and (
             e.user if user else e.kernel)
+        wanted = wanted and not (m.asleep and e.klass & TASK)
         counted = e.slot >= 0 and on >> e.slot & 1
         if not wanted and not counted:
             continue
@@ -63,7 +70,7 @@ cdef void _charge_host_events(
             if not counted:
                 if e.state == HOST_CEDED:
                     e.losses[CAUSE_CEDED] += n
-                elif e.state == HOST_ERROR:
+                elif e.state == HOST_ERROR or e.state == HOST_INACTIVE or _throttled(m, e):
                     e.losses[CAUSE_NOT_SCHEDULED] += n
                 else:
                     e.losses[CAUSE_WINDOW if m.blind or guest else CAUSE_PMU_DISABLED] += n
@@ -75,17 +82,53 @@ cdef void count_host_time(machine_t *m, int a, uint64_t cycles) noexcept nogil:
     """Advance the hardware counters by host-mode code, and the ledger of host events."""
     cdef bint user = a == HOST_TASK
     cdef uint32_t on = enabled(&m.hardware, user)
-    cdef uint32_t left = on
-    cdef uint64_t value
+    cdef uint32_t left = on, wrapped = 0
+    cdef uint64_t value, first = 0
     cdef int slot
     refresh_rates(m)
     while left:
         slot = lowest_bit(left)
         left &= left - 1
         value = m.hardware.counter[slot] + between(m.hardware_rate[a][slot], m.clock[a], m.clock[a] + cycles)
-        m.stray_counts += value > width_mask(&m.hardware, slot)
+        if value > width_mask(&m.hardware, slot):
+            wrapped |= <uint32_t>1 << slot
+            # Before the counters move.
+            first = first if first else first_host_wrap(m, a, cycles)
+    left = on
+    while left:
+        slot = lowest_bit(left)
+        left &= left - 1
+        value = m.hardware.counter[slot] + between(m.hardware_rate[a][slot], m.clock[a], m.clock[a] + cycles)
         m.hardware.counter[slot] = value & width_mask(&m.hardware, slot)
     _charge_host_events(m, False, a, user, on, m.clock[a], cycles)
+    m.hardware.global_status |= bits_of(wrapped)
+    if not m.samples_host:
+        m.stray_counts += wrapped != 0
+    while wrapped:
+        wrapped &= wrapped - 1
+        _raise_pmi(m, FLIGHT_HOST, m.wall + first)
+
+
+cdef uint64_t first_host_wrap(const machine_t *m, int a, uint64_t cycles) noexcept nogil:
+    """At most ``cycles``: after how many of an activity in host mode the first counter has wrapped."""
+    cdef uint32_t left = enabled(&m.hardware, a == HOST_TASK)
+    cdef uint64_t rate, need, low, middle, start = m.clock[a]
+    cdef int slot
+    while left:
+        slot = lowest_bit(left)
+        left &= left - 1
+        rate = m.rate[a][m.hardware.event[slot]]
+        need = width_mask(&m.hardware, slot) + 1 - m.hardware.counter[slot]
+        if between(rate, start, start + cycles) < need:
+            continue
+        low = 0
+        while cycles - low > 1:
+            middle = low + ((cycles - low) >> 1)
+            if between(rate, start, start + middle) >= need:
+                cycles = middle
+            else:
+                low = middle
+    return cycles
 
 
 cdef inline uint64_t _user_clock(const machine_t *m, uint64_t work) noexcept nogil:
@@ -120,13 +163,28 @@ cdef uint64_t _first_wrap(const machine_t *m, int slot, int kind, uint64_t cycle
     return high
 
 
-cdef void _raise_pmi(machine_t *m) noexcept nogil:
+cdef void _raise_pmi(machine_t *m, int whose, uint64_t instant) noexcept nogil:
     """The hardware requests a PMI; it arrives after the skid, and later overflows join it."""
-    m.pmi.raised += 1
-    if m.pmi_arrival != NEVER:
-        m.pmi.coalesced += 1
-        return
-    m.pmi_arrival = m.wall + m.skid_minimum + <uint64_t>((sfc64_next(&m.skid) >> 32) * m.skid_range >> 32)
+    cdef bint joins = (m.flight & whose) != 0, first = m.flight == 0
+    if whose == FLIGHT_HOST:
+        m.host_pmi.raised += 1
+        m.host_pmi.coalesced += joins
+    else:
+        m.pmi.raised += 1
+        m.pmi.coalesced += joins
+    m.flight |= whose
+    if first:
+        m.pmi_arrival = instant + m.skid_minimum + <uint64_t>((sfc64_next(&m.skid) >> 32) * m.skid_range >> 32)
+
+
+cdef uint32_t _own_slots(const machine_t *m) noexcept nogil:
+    # Counters that the host's own events have.
+    cdef uint32_t slots = 0
+    cdef int i
+    for i in range(m.host_events):
+        if m.host_event[i].guest_slot < 0 and m.host_event[i].slot >= 0:
+            slots |= <uint32_t>1 << m.host_event[i].slot
+    return slots
 
 
 cdef void _rate_counted(machine_t *m, int a, uint32_t on) noexcept nogil:
@@ -189,7 +247,7 @@ cdef uint64_t _to_first_wrap(machine_t *m, int kind, uint64_t cycles, uint32_t o
 cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept nogil:
     """Run at most ``cycles`` of guest code, up to the first counter that wraps; return how many ran."""
     cdef uint32_t user_on = enabled(&m.hardware, True), kernel_on = enabled(&m.hardware, False)
-    cdef uint32_t wrapped = 0
+    cdef uint32_t wrapped = 0, own
     cdef uint64_t user_start = m.clock[GUEST_USER], user_cycles = 0, kernel_start, kernel_cycles
     cdef int kernel = GUEST_KERNEL
     if kind == WORK:
@@ -228,9 +286,10 @@ cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept no
         # SDM vol. 3B: STATUS is set on a wrap whatever INT; INT decides whether a PMI is requested.
         m.hardware.global_status |= bits_of(wrapped)
         wrapped &= m.hardware.interrupt
+        own = _own_slots(m) if wrapped and m.samples_host else 0
         while wrapped:
+            _raise_pmi(m, FLIGHT_HOST if own >> lowest_bit(wrapped) & 1 else FLIGHT_GUEST, m.wall)
             wrapped &= wrapped - 1
-            _raise_pmi(m)
     return cycles
 
 

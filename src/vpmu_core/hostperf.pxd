@@ -1,6 +1,6 @@
 # Host perf: its events, where they count, what scheduling them in and out costs (docs/machine.md, section 7.1).
-from vpmu_core._types cimport int64_t, uint32_t, uint64_t
-from vpmu_core.state cimport host_event_t, machine_t, perf_count_t
+from vpmu_core._types cimport int64_t, uint64_t
+from vpmu_core.state cimport machine_t, perf_count_t
 
 
 cdef inline void update_count(perf_count_t *perf, uint64_t raw, uint64_t mask) noexcept nogil:
@@ -27,8 +27,6 @@ cdef inline bint set_period(perf_count_t *perf, uint64_t mask, int64_t max_perio
     return hit
 
 
-cdef uint64_t host_global_ctrl(const machine_t *m, bint guest) noexcept nogil
-cdef void place_host_events(machine_t *m) noexcept nogil
 cdef void host_events_out(machine_t *m) noexcept nogil
 cdef void host_events_in(machine_t *m) noexcept nogil
 cdef void read_host_events(machine_t *m) noexcept nogil
@@ -38,8 +36,3 @@ cdef uint64_t perf_pause(machine_t *m, int event) noexcept nogil
 cdef void perf_enable(machine_t *m, int event) noexcept nogil
 cdef void perf_period(machine_t *m, int event, int64_t period) noexcept nogil
 cdef uint64_t perf_read(machine_t *m, int event) noexcept nogil
-cdef void perf_block(machine_t *m) noexcept nogil
-cdef void perf_wake(machine_t *m) noexcept nogil
-cdef void host_nmi_handler(machine_t *m) noexcept nogil
-cdef void write_host_selector(machine_t *m, const host_event_t *e) noexcept nogil
-cdef void write_host_nibble(machine_t *m, const host_event_t *e) noexcept nogil

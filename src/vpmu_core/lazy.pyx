@@ -96,6 +96,7 @@ cdef bint _only_time_passed(const machine_t *m, const machine_t *after) noexcept
         and m.counting_instructions == after.counting_instructions and m.host_events == after.host_events
         and m.host_placed == after.host_placed and m.host_fixed_ctr_ctrl == after.host_fixed_ctr_ctrl
         and m.blocked == after.blocked and m.displaced == after.displaced
+        and m.asleep == after.asleep and after.next_mux == NEVER and after.next_tick == NEVER and m.rotations == after.rotations
         and m.denied == after.denied and memcmp(&m.loaded, &after.loaded, sizeof(controls_t)) == 0
         and m.in_use == after.in_use and m.retry == after.retry
         and m.reprograms == after.reprograms and m.creates == after.creates
@@ -111,6 +112,7 @@ cdef void _exit_on_copy(
 ) noexcept nogil:
     memcpy(copy, m, sizeof(machine_t))
     copy.next_wall = NEVER
+    copy.next_mux = copy.next_tick = NEVER
     copy.filter_due = NEVER
     vm_exit(copy, e.kind, e.cpl, e.emulates, handling, idle, EFFECT_NONE, NULL)
 
@@ -484,7 +486,7 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
     course.running = m.wall - course.idle
     course.most_work = m.work + min(horizon, NEVER - m.work)
     course.most_running = m.next_wall
-    course.end = min(m.end, m.filter_due)
+    course.end = min(min(m.end, m.filter_due), min(m.next_mux, m.next_tick))
     if m.work + m.left >= course.most_work:
         return 0
     if m.trace.gap != NULL:

@@ -31,6 +31,7 @@ cdef class Machine:
     cdef _fill_stream(self, stream_t *stream, planned, seed)
     cdef _fill_filter(self, event_filter_t *f, planned)
     cdef object _totals(self, const machine_t *m)
+    cdef object _holders(self, const machine_t *m)
     cdef object _ledger(self, const uint64_t *causes)
     cdef object _counter(self, const guest_event_t *e)
     cdef object _host(self, const host_event_t *e)

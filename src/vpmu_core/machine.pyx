@@ -8,16 +8,17 @@ from vpmu_core._types cimport ALL_ONES, NEVER, int64_t, uint16_t, uint32_t, uint
 from vpmu_core.eventfilter cimport filter_slots
 from vpmu_core.guestperf cimport pmi_handler, read_out, run_program, set_up
 from vpmu_core.hostperf cimport read_host_events
+from vpmu_core.hostsched cimport FLEXIBLE, TASK
 from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
 from vpmu_core.msr cimport reset
 from vpmu_core.unit cimport FIXED_SLOT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS
 from vpmu_core.random cimport logarithm_table, sfc64_seed, sfc64_t, stream_t
 from vpmu_core.counting cimport meter, rate_slots, running_clock
 from vpmu_core.state cimport (
-    ACTIVITIES, CAUSES, CAUSE_NONE, HOST_ACTIVE, MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASES,
-    PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, USERSPACE, design_t,
-    event_filter_t, filter_change_t, guest_event_t, host_event_t, machine_t, planned_exit_t, program_step_t, program_t,
-    trace_t,
+    ACTIVITIES, CAUSES, CAUSE_NONE, FLIGHT_GUEST, HOST_ACTIVE, HOST_INACTIVE, MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS,
+    OP_CLASSES, ORIGINS, PHASES, PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE,
+    USERSPACE, design_t, event_filter_t, filter_change_t, guest_event_t, host_event_t, machine_t, planned_exit_t,
+    program_step_t, program_t, trace_t,
 )
 from vpmu_core.switchprogram cimport compile_end, compile_step, price_programs, tally_switches
 from vpmu_core.timeline cimport run, start
@@ -37,7 +38,16 @@ CAUSE_NAMES = (
 OP_NAMES = ("rdmsr", "rdpmc", "wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
 ORIGIN_NAMES = ("host", "hypervisor", "guest")
 PHASE_NAMES = ("setup", "run", "readout")
+_HOST_STATES = {HOST_ACTIVE: "active", HOST_INACTIVE: "inactive"}
 PMU_EXIT_NAMES = ("MSR_WRITE", "MSR_READ", "RDPMC", "EXTERNAL_INTERRUPT", "EXCEPTION_NMI")
+
+
+cdef object _counter_of(const host_event_t *e):
+    """GP index, 32 + m of a fixed counter, or None."""
+    slot = e.previous_slot
+    if e.state != HOST_ACTIVE:
+        return None
+    return slot if slot < FIXED_SLOT else slot - FIXED_SLOT + 32
 
 
 cdef void begin(machine_t *m) noexcept nogil:
@@ -45,6 +55,7 @@ cdef void begin(machine_t *m) noexcept nogil:
     cdef int i
     m.budget = SLICE
     m.pmi_arrival = NEVER
+    m.next_mux = m.next_tick = NEVER
     for i in range(SLOTS):
         m.vcpu[i].event = -1
     rate_slots(m)
@@ -254,6 +265,12 @@ cdef class Machine:
             raise ValueError(f"{len(plan.host_events)} host events do not fit {MAX_OWN_HOST_EVENTS}")
         m.host_events = len(plan.host_events)
         m.has_host = m.host_events > 0
+        m.mux_interval = plan.mux_interval
+        m.tick = plan.tick
+        m.tick_ns = plan.tick_ns
+        m.core_hz = plan.cpu.core_hz.value
+        m.max_samples_per_tick = plan.max_samples_per_tick
+        m.next_position = m.host_events
         for i, planned in enumerate(plan.host_events):
             e = &m.host_event[i]
             e.event = planned.event
@@ -265,9 +282,15 @@ cdef class Machine:
             e.exclude_guest = planned.exclude_guest
             e.exclude_host = planned.exclude_host
             e.guest_slot = -1
+            e.klass = (0 if planned.pinned else FLEXIBLE) | (TASK if planned.task else 0)
+            e.position = i
             e.slot = -1
             e.previous_slot = -1
-            e.perf.period = e.perf.period_left = (1 << (plan.cpu.gp_width - 1)) - 1
+            e.sampling = planned.period > 0
+            e.throttles = planned.throttles
+            e.freq = planned.freq
+            m.samples_host |= e.sampling
+            e.perf.period = e.perf.period_left = planned.period or (1 << (plan.cpu.gp_width - 1)) - 1
 
     def _fill_design(self, plan):
         cdef machine_t *m = &self.m
@@ -366,6 +389,7 @@ cdef class Machine:
             exits = [self.m.exit_count[i] for i in range(self.n_exits)]
             regular = [column.copy() for column in self.regular]
             read_host_events(copy)
+            out["holders"] = self._holders(copy)
             out["host"] = [self._host(&copy.host_event[i]) for i in range(len(self.plan.host_events))]
             with nogil:
                 finish(copy)
@@ -402,7 +426,7 @@ cdef class Machine:
             free(copy)
 
     cdef object _totals(self, const machine_t *m):
-        pending = (m.pmi_arrival != NEVER) + bool(m.vector_pending) + bool(m.pmi_requested)
+        pending = (m.flight & FLIGHT_GUEST) + bool(m.vector_pending) + bool(m.pmi_requested)
         spent = {name: m.spent[i] for i, name in enumerate(_COST_NAMES)}
         spent["handling"] = m.spent[SPENT_HANDLING]
         spent["idle"] = m.spent[SPENT_IDLE]
@@ -425,8 +449,24 @@ cdef class Machine:
             "spent": spent,
             "reprograms": m.reprograms,
             "creates": m.creates,
+            "rotations": m.rotations,
+            "host_pmi": {
+                "raised": m.host_pmi.raised,
+                "handled": m.host_pmi.handled,
+                "coalesced": m.host_pmi.coalesced,
+                "lost": m.host_pmi.lost,
+                "pending": m.flight >> 1,
+            },
             "stopped": None if m.stopped == RUNNING else "no-progress",
         }
+
+    cdef object _holders(self, const machine_t *m):
+        """Counters of the own events, then of those that back the guest's."""
+        holders = [_counter_of(&m.host_event[i]) for i in range(len(self.plan.host_events))]
+        for i in range(m.guest_events):
+            backing = m.vcpu[m.guest_event[i].slot].event
+            holders.append(_counter_of(&m.host_event[backing]) if backing >= 0 else None)
+        return holders
 
     cdef object _ledger(self, const uint64_t *causes):
         return {CAUSE_NAMES[i]: causes[i] for i in range(1, CAUSES) if causes[i]}
@@ -447,5 +487,9 @@ cdef class Machine:
             "ideal": e.ideal,
             "losses": self._ledger(e.losses),
             "gains": self._ledger(e.gains),
-            "state": "active" if e.state == HOST_ACTIVE else "error",
+            "state": _HOST_STATES.get(e.state, "error"),
+            "enabled": e.enabled,
+            "running": e.running,
+            "samples": e.samples,
+            "throttled": e.throttlings,
         }

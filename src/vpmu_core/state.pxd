@@ -5,8 +5,8 @@ from vpmu_core.random cimport sfc64_t, stream_t
 
 cdef enum:
     MAX_GUEST_EVENTS = 12  # 8 GP + 4 fixed
-    MAX_OWN_HOST_EVENTS = 12  # the host's own
-    MAX_HOST_EVENTS = 24  # the host's own, then those that back guest counters
+    MAX_OWN_HOST_EVENTS = 20  # the host's own
+    MAX_HOST_EVENTS = 32  # the host's own, then those that back guest counters
     LANES = 12  # GP_LANES + FIXED_LANES
     NOTHING_COUNTED = 1 << 31  # no machine has a counter there
     MAX_BLOCKS = 66  # of a switch program: 64 steps, the end, and one that stays open
@@ -67,10 +67,13 @@ cdef enum:  # cost_index: the order of vpmu._costs.COST_NAMES
     COST_GUEST_PERF_CALL = 27
     COST_MSR_LIST_ENTRY = 28
     COST_HARDWARE_PMU_SWITCH = 29
-    COSTS = 30
-    SPENT_HANDLING = 30  # handling times of planned exits
-    SPENT_IDLE = 31
-    SPENT = 32
+    COST_PERF_ROTATE = 30
+    COST_HOST_SAMPLE = 31
+    COST_PERF_TICK = 32
+    COSTS = 33
+    SPENT_HANDLING = 33  # handling times of planned exits
+    SPENT_IDLE = 34
+    SPENT = 35
 
 cdef enum:  # op_class
     OP_RDMSR = 0
@@ -129,6 +132,11 @@ cdef enum:  # host_state
     HOST_ACTIVE = 1
     HOST_ERROR = 2  # pinned, and no counter was free
     HOST_CEDED = 3  # the host has given its PMU up
+    HOST_INACTIVE = 4  # flexible, and waits for its turn
+
+cdef enum:  # of machine_t.flight: whose PMI
+    FLIGHT_GUEST = 1
+    FLIGHT_HOST = 2
 
 cdef enum:  # design_flag: bits 0 to 2 are the exit kinds at which guest state is switched
     SWITCH_AT_KINDS = 7
@@ -219,6 +227,21 @@ cdef struct host_event_t:
     uint8_t exclude_host
     uint8_t user
     uint8_t kernel
+    uint8_t klass  # of hostsched.pxd: CPU or task, pinned or flexible
+    uint32_t position  # in its class
+    uint64_t enabled  # cycles of its context
+    uint64_t running
+    uint64_t stamp  # its context's clock up to which these two are
+    uint64_t freq  # samples per second that are asked for, 0 if none
+    uint64_t samples
+    uint64_t interrupts  # samples of one tick
+    uint64_t sample_tick  # that tick
+    uint64_t throttlings
+    uint64_t tick_count  # its count when the tick last looked
+    int64_t sample_time  # of its last sample, in nanoseconds
+    uint8_t sampling
+    uint8_t throttles
+    uint8_t throttled
     uint8_t held  # in its counter with the enable bits off (direct-capture)
 
 cdef struct vcpu_counter_t:  # KVM struct kvm_pmc, emulated design
@@ -254,6 +277,12 @@ cdef struct pmi_tally_t:
     uint64_t coalesced
     uint64_t lost
     uint64_t skid_past_exit
+
+cdef struct host_pmi_t:
+    uint64_t raised
+    uint64_t handled
+    uint64_t coalesced
+    uint64_t lost
 
 cdef struct block_t:  # of a compiled switch program: register operations, then a point in time (switching.pxd)
     uint8_t point
@@ -409,6 +438,22 @@ cdef struct machine_s:
     uint64_t host_fixed_ctr_ctrl  # host perf's cached value
     uint32_t host_allowed[EVENTS]  # slots that host perf may use for each event
     uint32_t blocked  # task events that are out while the vCPU's thread sleeps
+    bint asleep  # that thread
+    uint64_t asleep_busy  # running cycles that passed while it slept
+    bint rotate[2]  # CPU, task: a flexible event of the context waits
+    uint32_t next_position
+    uint64_t mux_interval  # of the multiplexing timer, in wall cycles
+    uint64_t next_mux  # its next instant, NEVER while it is stopped
+    uint64_t rotations
+    bint samples_host  # some own event samples
+    uint64_t core_hz
+    uint64_t tick  # wall cycles between two ticks
+    uint64_t tick_ns
+    uint64_t next_tick  # instant of the next tick that has work to do, else NEVER
+    uint64_t max_samples_per_tick
+    uint8_t flight  # whose PMI is in flight
+    uint8_t arrived  # whose PMI the NMI handler serves
+    host_pmi_t host_pmi
     uint32_t displaced  # host events that are out of hardware in the window
     bint host_placed  # some host event has been placed: GLOBAL_CTRL is ALL
     # tallies

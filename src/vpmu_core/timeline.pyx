@@ -1,16 +1,18 @@
 # cython: freethreading_compatible=True
 """The time line of one logical CPU: PMIs, exits and guest code (docs/machine.md, sections 3 to 6)."""
-from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
+from vpmu_core._types cimport NEVER, lowest_bit, uint8_t, uint32_t, uint64_t
 from vpmu_core.counting cimport apply_ideal, guest_segment, host_activity, host_advance, running_clock, spend
 from vpmu_core.eventfilter cimport change_filter
+from vpmu_core.hostsample cimport host_code, serve_tick
+from vpmu_core.hostsched cimport serve_rotation, timer_due
 from vpmu_core.unit cimport LVTPC_MASKED, enabled, width_mask
 from vpmu_core.random cimport draw_gap, draw_kind, next_regular, stream_t
 from vpmu_core.state cimport (
     CAUSE_EMULATED_INSTRUCTION, CAUSE_FILTERED, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, COST_INTERRUPT_EXIT,
     COST_MSR_EMULATION, COST_MSR_LIST_ENTRY, COST_PMI_INJECTION, COST_VM_ENTRY, COST_VM_EXIT, EFFECT_ACCESS,
-    EFFECT_KICK, EFFECT_NMI, EFFECT_NONE, EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, FASTPATH, HANDLER, HOST_TASK, IDLE,
-    KERNEL, SPENT_HANDLING, SPENT_IDLE, STOPPED_NO_PROGRESS, USERSPACE, WORK, access_t, design_t, guest_event_t,
-    machine_t, planned_exit_t,
+    EFFECT_KICK, EFFECT_NMI, EFFECT_NONE, EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, FASTPATH, FLIGHT_GUEST, HANDLER,
+    HOST_TASK, IDLE, KERNEL, SPENT_HANDLING, SPENT_IDLE, STOPPED_NO_PROGRESS, USERSPACE, WORK, access_t, design_t,
+    guest_event_t, machine_t, planned_exit_t,
 )
 
 
@@ -18,10 +20,14 @@ from vpmu_core.state cimport (
 
 cdef void arrive(machine_t *m) noexcept nogil:
     """The PMI in flight reaches the local APIC."""
+    cdef uint8_t flight = m.flight
     m.pmi_arrival = NEVER
+    m.flight = 0
     if m.hardware.lvtpc & LVTPC_MASKED:
-        m.pmi.lost += 1
+        m.pmi.lost += flight & FLIGHT_GUEST
+        m.host_pmi.lost += flight >> 1
         return
+    m.arrived = flight
     m.hardware.lvtpc |= LVTPC_MASKED
     m.design.arrive(m)
 
@@ -108,11 +114,12 @@ cdef inline void _handle(machine_t *m, uint64_t cycles, bint userspace) noexcept
     if userspace and kernel > m.cost[COST_HANDLING_KERNEL]:
         kernel = m.cost[COST_HANDLING_KERNEL]
     m.spent[SPENT_HANDLING] += cycles
-    host_advance(m, host_activity(m), kernel)
+    if cycles:
+        host_code(m, host_activity(m), kernel)
     if userspace and m.design.to_user != NULL:
         m.design.to_user(m)
     if cycles > kernel:
-        host_advance(m, HOST_TASK, cycles - kernel)
+        host_code(m, HOST_TASK, cycles - kernel)
     if userspace and m.design.from_user != NULL:
         m.design.from_user(m)
 
@@ -132,7 +139,33 @@ cdef void _due_interrupts(machine_t *m) noexcept nogil:
         m.host_interrupts += 1
         _draw_wall(m)
         m.spent[SPENT_HANDLING] += handling
-        host_advance(m, host_activity(m), handling)
+        host_code(m, host_activity(m), handling)
+
+
+cdef void _serve_timers(machine_t *m) noexcept nogil:
+    """Those of host perf's timers that are due now."""
+    cdef uint64_t now = m.wall, before = running_clock(m)
+    if now >= m.next_mux:
+        serve_rotation(m)
+    if now >= m.next_tick:
+        serve_tick(m)
+    if m.asleep:
+        m.asleep_busy += running_clock(m) - before
+
+
+cdef void _idle(machine_t *m, uint64_t idle) noexcept nogil:
+    """The vCPU's thread sleeps; the host's timer goes on."""
+    cdef uint64_t d
+    m.spent[SPENT_IDLE] += idle
+    while idle:
+        d = idle
+        if timer_due(m):
+            _serve_timers(m)
+            continue
+        if min(m.next_mux, m.next_tick) > m.wall and not m.blind:
+            d = min(d, min(m.next_mux, m.next_tick) - m.wall)
+        host_advance(m, IDLE, d)
+        idle -= d
 
 
 cdef void _retire(machine_t *m, int cpl) noexcept nogil:
@@ -189,8 +222,7 @@ cdef void vm_exit(
     if idle:
         if design.block != NULL:
             design.block(m)
-        m.spent[SPENT_IDLE] += idle
-        host_advance(m, IDLE, idle)
+        _idle(m, idle)
         if design.wake != NULL:
             design.wake(m)
     if effect == EFFECT_ACCESS:
@@ -210,6 +242,8 @@ cdef void vm_exit(
     check_arrival(m)
     # A request makes KVM leave its fastpath loop (kvm_vcpu_exit_request()).
     if kind != FASTPATH or m.reprogram or m.pmi_requested:
+        if timer_due(m):
+            _serve_timers(m)
         _due_interrupts(m)
         if m.wall >= m.filter_due and kind != FASTPATH and not m.finishing:
             change_filter(m)
@@ -265,6 +299,10 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
             _draw_wall(m)
             vm_exit(m, wall.kind, wall.cpl, wall.emulates, wall.handling, wall.idle, EFFECT_NONE, NULL)
             continue
+        if m.wall >= min(m.next_mux, m.next_tick) and not left_alone:
+            m.pmu_exits[EXIT_EXTERNAL_INTERRUPT] += 1
+            vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_NONE, NULL)
+            continue
         if m.wall >= m.filter_due and not m.finishing:
             # kvm_make_all_cpus_request(): the interrupt that makes the vCPU look at its requests.
             m.pmu_exits[EXIT_EXTERNAL_INTERRUPT] += 1
@@ -283,6 +321,7 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
             return 0
         if not left_alone:
             bound = min(bound, m.next_wall - running_clock(m))
+            bound = min(bound, min(m.next_mux, m.next_tick) - m.wall)
         if not m.finishing:
             bound = min(bound, m.filter_due - m.wall)
         undisturbed = kind == WORK and cycles < bound and m.pmi_arrival == NEVER

@@ -11,6 +11,7 @@ from ._filter import allowed
 from ._tally import COST_OF_CLASS
 
 if TYPE_CHECKING:
+    from ._hostevents import HostEvent
     from .machine import Machine
 
 
@@ -71,10 +72,15 @@ class Design:
         """Save host state and restore the guest's."""
 
     def block(self) -> None:
-        """The vCPU halts."""
+        """The vCPU halts; its thread goes to sleep next."""
 
     def wake(self) -> None:
-        """The vCPU runs again."""
+        """The vCPU's thread is on the CPU again."""
+
+    @property
+    def guest_state_loaded(self) -> bool:
+        """Whether host perf's events are out of hardware for the guest's sake."""
+        return self.host_activity == BLIND
 
     def to_user(self) -> None:
         """KVM_RUN returns to the virtual machine monitor."""
@@ -113,11 +119,11 @@ class Design:
 
     # PMIs.
 
-    def pmi_in_guest(self) -> None:
+    def pmi_in_guest(self, whose: set[str]) -> None:
         """A PMI arrives in guest mode with LVTPC unmasked."""
         raise AssertionError("no PMI in this design")
 
-    def pmi_in_host(self) -> None:
+    def pmi_in_host(self, whose: set[str]) -> None:
         """A PMI arrives in host mode with LVTPC unmasked."""
         raise AssertionError("no PMI in this design")
 
@@ -141,6 +147,10 @@ class Design:
     def host_loss(self, activity: int, error: bool) -> str:
         """Why a host event does not count in an activity in which it should."""
         return "not_scheduled" if error else "pmu_disabled"
+
+    def backing(self, c: int) -> HostEvent | None:
+        """The host event that counts for a guest counter."""
+        return None
 
     # Helpers.
 
@@ -179,6 +189,25 @@ class NoPmu(Design):
         """Load the guest's GLOBAL_CTRL."""
         self.machine.hardware.global_ctrl = self.machine.host.guest_global_ctrl()
 
+    # PMIs: all counters are host perf's.
+
+    def pmi_in_guest(self, whose: set[str]) -> None:
+        """The NMI exits."""
+        self.machine.pmu_exit("EXCEPTION_NMI", [], lambda: self._handle_host_nmi(whose))
+
+    def pmi_in_host(self, whose: set[str]) -> None:
+        """The NMI is attributed by perf event, not by mode."""
+        self.machine.tally.pmi["skid_past_exit"] += "guest" in whose
+        self._handle_host_nmi(whose)
+
+    def _handle_host_nmi(self, whose: set[str]) -> None:
+        """The host's handler; what KVM does with overflows of guest counters is its own affair."""
+        self.guest_overflows(self.machine.host.handle_nmi(), "guest" in whose)
+        self.machine.tally.host_pmi["handled"] += "host" in whose
+
+    def guest_overflows(self, counters: list[int], arrived: bool) -> None:
+        """Events that back these guest counters overflowed; ``arrived``: a PMI was raised for some."""
+
 
 class BareMetal(Design):
     """The operating system owns the machine: no exits, no host."""
@@ -196,7 +225,7 @@ class BareMetal(Design):
         if register == "lvtpc":
             self.machine.lvtpc.masked = False
 
-    def pmi_in_guest(self) -> None:
+    def pmi_in_guest(self, whose: set[str]) -> None:
         """The interrupt is the operating system's own."""
         self.machine.deliver_pmi()
 
@@ -275,14 +304,14 @@ class Dedicated(Design):
         self.machine.pay(self.host_activity, "pmi_injection")
         self.machine.pend_nmi()
 
-    def pmi_in_guest(self) -> None:
+    def pmi_in_guest(self, whose: set[str]) -> None:
         """The guest's vector is an external interrupt; its NMI, passed through, needs nobody."""
         if self._direct_lvtpc:
             self.machine.pend_nmi()
         else:
             self.machine.interrupt_exit()
 
-    def pmi_in_host(self) -> None:
+    def pmi_in_host(self, whose: set[str]) -> None:
         """The vector waits until interrupts are enabled; a passed-through NMI hits the host, which injects it."""
         if self._direct_lvtpc:
             self.machine.tally.pmi["skid_past_exit"] += 1

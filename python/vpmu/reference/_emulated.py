@@ -126,6 +126,10 @@ class Emulated(NoPmu):
         self._request(counted)
         return counted
 
+    def backing(self, c: int) -> HostEvent | None:
+        """kvm_pmc.perf_event."""
+        return self._backed[c].event
+
     # Requests.
 
     def wants_reprogramming(self) -> bool:
@@ -212,38 +216,26 @@ class Emulated(NoPmu):
 
     # HLT.
 
-    def block(self) -> None:
-        """The vCPU's task is scheduled out."""
-        self.machine.host.block()
-
     def wake(self) -> None:
         """The vCPU's task is scheduled in; events that nobody needs are released before the next entry."""
-        self.machine.host.wake()
         self._cleanup_wanted = self._reuse
 
     # PMIs.
 
-    def _handle_host_nmi(self) -> None:
-        """The host's handler, and kvm_perf_overflow() for each backing event."""
+    def guest_overflows(self, counters: list[int], arrived: bool) -> None:
+        """kvm_perf_overflow() for each backing event."""
         accepted = False
-        for c in self.machine.host.handle_nmi():
+        for c in counters:
             if c not in self._requests | self._retries:
                 self._requests.add(c)
                 self.guest.status |= 1 << c
                 accepted = accepted or self.guest.interrupts(c)
+        pmi = self.machine.tally.pmi
         if accepted:
+            pmi["raised"] += not arrived
             self.machine.request_pmi()
         else:
-            self.machine.tally.pmi["lost"] += 1
-
-    def pmi_in_guest(self) -> None:
-        """The NMI exits."""
-        self.machine.pmu_exit("EXCEPTION_NMI", [], self._handle_host_nmi)
-
-    def pmi_in_host(self) -> None:
-        """The NMI is attributed by perf event, not by mode."""
-        self.machine.tally.pmi["skid_past_exit"] += 1
-        self._handle_host_nmi()
+            pmi["lost"] += arrived
 
     # The ledger: events that perf could not schedule.
 
@@ -259,7 +251,9 @@ class Emulated(NoPmu):
             elif wanted and running and backed.event is not None:
                 instead = self._counted_instead(event.counter, backed.event)
                 cause = "wrong_counter" if instead is not None else ""
-            event.scheduled = event.scheduled or (wanted and running and not cause)
+            event.scheduled = event.scheduled or (
+                wanted and running and not cause and self.machine.tally.phase != "readout"
+            )
             meant = (self.machine.ideal.event(event.counter), *self.machine.ideal.levels(event.counter))
             if (cause, instead, meant) != (backed.cause, backed.instead, backed.meant):
                 self._close(event.counter)

@@ -11,7 +11,7 @@ from ._clocks import CPL
 from ._counters import full_selector
 from ._perfcount import PerfCount
 
-ACTIVE, OFF, ERROR = "active", "off", "error"
+ACTIVE, INACTIVE, OFF, ERROR = "active", "inactive", "off", "error"
 
 
 class HostEvent:
@@ -25,6 +25,10 @@ class HostEvent:
         Counters that it may use.
     user, kernel, exclude_guest, exclude_host : bool
     period : int
+    sampling, freq, throttles : bool, int and bool
+        Takes a sample after each period; samples per second that the period follows, or 0; may be throttled.
+    pinned, task : bool
+        Goes to ERROR rather than wait; belongs to the vCPU's thread.
     backs : int or None
         The guest counter that it backs.
     """
@@ -41,6 +45,11 @@ class HostEvent:
         exclude_guest: bool,
         exclude_host: bool,
         period: int,
+        sampling: bool = False,
+        freq: int = 0,
+        throttles: bool = True,
+        pinned: bool = True,
+        task: bool = False,
         backs: int | None = None,
     ) -> None:
         self.event = event
@@ -49,12 +58,25 @@ class HostEvent:
         self.user, self.kernel = user, kernel
         self.exclude_guest, self.exclude_host = exclude_guest, exclude_host
         self.perf = PerfCount(period)
+        self.sampling, self.freq, self.throttles = sampling, freq, throttles
+        self.samples = 0
+        #: Samples in one tick, which tick, and the instant of the last one in nanoseconds.
+        self.interrupts, self.sample_tick, self.sample_time = 0, 0, 0
+        self.throttled = False
+        self.throttlings = 0
+        #: Its count when the tick last looked.
+        self.tick_count = 0
+        self.pinned, self.task = pinned, task
+        #: Place in its class; less comes first.
+        self.position = 0
         self.backs = backs
         self.state = OFF
         #: The counter that it has or had last (Linux ``hwc->idx``).
         self.counter: int | None = None
         #: Whether it is in that counter now; an active event is not while guest state is loaded.
         self.in_hardware = False
+        #: Cycles of its context in which it was enabled and in which it ran, up to ``since``.
+        self.enabled = self.running = self.since = 0
         #: In its counter with the enable bits off (direct-capture).
         self.held = False
         self.ideal = 0

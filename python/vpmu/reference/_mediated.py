@@ -160,7 +160,11 @@ class Mediated(Design):
 
     def _retire_in_hardware(self, cpl: int) -> set[int]:
         guest, hardware = self.guest, self.machine.hardware
-        counted = {c for c in self._counting_instructions if guest.global_ctrl >> c & 1 and guest.counts_level(c, cpl)}
+        counted = {
+            c
+            for c in self._counting_instructions
+            if guest.global_ctrl >> c & 1 and guest.counts_level(c, cpl) and self.allows(c)
+        }
         overflows = 0
         for c in sorted(counted):
             self.access("rdpmc")
@@ -220,24 +224,31 @@ class Mediated(Design):
 
     # PMIs.
 
-    def pmi_in_guest(self) -> None:
-        """The guest's vector is an external interrupt; anything else is the host's NMI."""
-        if self.machine.lvtpc.guest_vector:
-            self.machine.interrupt_exit()
-        else:
-            self.machine.pmu_exit("EXCEPTION_NMI", [], self._spurious_nmi)
+    def pmi_in_guest(self, whose: set[str]) -> None:
+        """The guest's vector is an external interrupt."""
+        self._under_guest_vector(whose)
+        self.machine.interrupt_exit()
 
-    def pmi_in_host(self) -> None:
-        """The vector waits; after put has restored the host's LVTPC it is an NMI that nobody expects."""
+    def pmi_in_host(self, whose: set[str]) -> None:
+        """The guest's vector waits; after put has restored the host's LVTPC its PMI is an NMI that nobody expects."""
         if self.machine.lvtpc.guest_vector:
+            self._under_guest_vector(whose)
             self.machine.pend_vector()
+            return
+        tally = self.machine.tally
+        tally.pmi["skid_past_exit"] += "guest" in whose
+        tally.pmi["lost"] += "guest" in whose
+        if "host" in whose and not self._in_window:
+            self.machine.host.handle_nmi()
+            tally.host_pmi["handled"] += 1
         else:
-            self.machine.tally.pmi["skid_past_exit"] += 1
-            self._spurious_nmi()
+            tally.host_pmi["lost"] += "host" in whose
+            self.machine.pay(self.host_activity, "host_nmi")
 
-    def _spurious_nmi(self) -> None:
-        self.machine.tally.pmi["lost"] += 1
-        self.machine.pay(self.host_activity, "host_nmi")
+    def _under_guest_vector(self, whose: set[str]) -> None:
+        """Whoever a PMI was meant for, the guest gets it."""
+        self.machine.tally.host_pmi["lost"] += "host" in whose
+        self.machine.tally.pmi["raised"] += "guest" not in whose
 
     def host_loss(self, activity: int, error: bool) -> str:
         """Host events are out from load to put."""
@@ -290,18 +301,16 @@ class Mediated(Design):
         """perf_load_guest_context(): the blind spot begins when the host's counters stop."""
         machine = self.machine
         machine.pay(self.host_activity, "perf_guest_context")
-        events = machine.host.active(machine.host.own)
-        if events:
-            machine.host.bracket(events, [], lvtpc=False, inner=BLIND)
+        if machine.host.samples:
+            machine.arrival_check()
+        machine.host.load_guest_context()
         self._in_window = True
 
     def _put_guest_context(self) -> None:
         """perf_put_guest_context(): the blind spot ends when the host's counters run again."""
         machine = self.machine
         machine.pay(self.host_activity, "perf_guest_context")
-        events = machine.host.active(machine.host.own)
-        if events:
-            machine.host.bracket([], events, lvtpc=True)
+        machine.host.put_guest_context()
         self._in_window = False
 
     def _write_lvtpc(self, guest: bool) -> None:

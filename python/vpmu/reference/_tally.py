@@ -40,6 +40,7 @@ class Tally:
         self.reprograms = 0
         self.creates = 0
         self.pmi = dict.fromkeys(("raised", "delivered", "coalesced", "lost", "skid_past_exit"), 0)
+        self.host_pmi = dict.fromkeys(("raised", "handled", "coalesced", "lost"), 0)
         self.spent = dict.fromkeys((*COST_NAMES, "handling", "idle"), 0)
         self.ops = {p: {o: dict.fromkeys(CLASSES, 0) for o in ORIGINS} for p in PHASES}
         self.guest_accesses = {p: {how: dict.fromkeys(CLASSES, 0) for how in ("direct", "trapped")} for p in PHASES}

@@ -49,11 +49,22 @@ class Virtualized(Mediated):
 
     # PMIs go to the virtual APIC; the physical LVTPC is not involved.
 
-    def pmi_in_guest(self) -> None:
-        """No exit, no request."""
-        self.machine.lvtpc.masked = False
-        self.machine.deliver_pmi()
+    def pmi_in_guest(self, whose: set[str]) -> None:
+        """No exit, no request; the host's events are out."""
+        self._deliver(whose)
+        self.machine.tally.host_pmi["lost"] += "host" in whose
 
-    def pmi_in_host(self) -> None:
-        """Pending for the next entry."""
-        self.pmi_in_guest()
+    def pmi_in_host(self, whose: set[str]) -> None:
+        """The guest's is pending for the next entry; the host's is an NMI."""
+        if self.guest_state_loaded:
+            self.pmi_in_guest(whose)
+            return
+        self._deliver(whose)
+        if "host" in whose:
+            self.machine.host.handle_nmi()
+            self.machine.tally.host_pmi["handled"] += 1
+
+    def _deliver(self, whose: set[str]) -> None:
+        self.machine.lvtpc.masked = False
+        if "guest" in whose:
+            self.machine.deliver_pmi()

@@ -16,6 +16,7 @@ from ._clocks import GUEST, GUEST_HANDLER, HOST_TASK, IDLE, Clocks, Rates, Step
 from ._counters import INSTRUCTIONS, Counters, event_codes
 from ._designs import Design
 from ._guestperf import GuestPerf
+from ._hostevents import ACTIVE
 from ._hostperf import HostPerf
 from ._program import run_program
 from ._random import NEVER, Arrivals, Replay, Sfc64, uniform
@@ -87,6 +88,8 @@ class Machine:
 
         self.in_guest = False
         self._in_flight: int | None = None
+        #: Whose PMI is in flight: the guest's, the host's own events'.
+        self._whose: set[str] = set()
         self._vector_pending = False
         self._pmi_requested = False
         self._stopped = False
@@ -124,6 +127,7 @@ class Machine:
             pass
         result = self._report()
         # The host's events end with the run, the guest's with their read-out.
+        result["holders"] = self._holders()
         result["host"] = self.host.finish() if self.design.has_host else []
         self._finishing = True
         self._patience = self.clocks.running + 2 * self.plan.end
@@ -145,9 +149,17 @@ class Machine:
         if self.design.has_guest_perf:
             self.perf.set_up()
 
+    def _holders(self) -> list[int | None]:
+        """Counters of the host's own events, then of those that back the guest's."""
+        own = self.host.own if self.design.has_host else []
+        backing = (
+            [self.design.backing(event.counter) for event in self.perf.events] if self.design.has_guest_perf else []
+        )
+        return [event.counter if event and event.state == ACTIVE else None for event in (*own, *backing)]
+
     def _report(self) -> dict[str, object]:
         tally = self.tally
-        pending = (self._in_flight is not None) + self._vector_pending + self._pmi_requested
+        pending = ("guest" in self._whose) + self._vector_pending + self._pmi_requested
         return {
             "w": self.clocks.wall,
             "clocks": list(self.clocks.cycles),
@@ -163,6 +175,8 @@ class Machine:
             "spent": dict(tally.spent),
             "reprograms": tally.reprograms,
             "creates": tally.creates,
+            "rotations": self.host.rotations,
+            "host_pmi": {**tally.host_pmi, "pending": int("host" in self._whose)},
             "stopped": "no-progress" if self._stopped else None,
         }
 
@@ -195,9 +209,43 @@ class Machine:
         return wrapped
 
     def spend(self, activity: int, cycles: int, name: str) -> None:
-        """Host code runs. It never makes a counter wrap: only host events, armed far away, count in it."""
+        """Host code runs. Only counters of sampling host events wrap in it."""
         self.tally.spent[name] += cycles
-        self._advance(self.clocks.ahead(activity, cycles))
+        self._host_code(activity, cycles)
+
+    def _host_code(self, activity: int, cycles: int) -> None:
+        step = self.clocks.ahead(activity, cycles)
+        instant = self.clocks.wall
+        if self.host.samples and self.hardware.would_wrap(step, self.rates):
+            instant += self._until_wrap(activity, cycles)
+        for c in self._advance(step):
+            self._overflow(c, instant)
+
+    def _until_wrap(self, activity: int, most: int) -> int:
+        """After how many cycles of host code the first counter wraps; ``most`` if none does before."""
+        none = 0
+        while most - none > 1:
+            middle = (none + most) // 2
+            if self.hardware.would_wrap(self.clocks.ahead(activity, middle), self.rates):
+                most = middle
+            else:
+                none = middle
+        return most
+
+    def handle(self, activity: int, cycles: int, name: str) -> None:
+        """Host code runs for longer: PMIs of host events arrive in it."""
+        if not self.host.samples or self.design.guest_state_loaded:
+            self.spend(activity, cycles, name)
+            return
+        self.tally.spent[name] += cycles
+        while True:
+            self.arrival_check()
+            piece = cycles if self._in_flight is None else min(cycles, self._in_flight - self.clocks.wall)
+            piece = self._until_wrap(activity, piece)
+            self._host_code(activity, piece)
+            cycles -= piece
+            if not cycles:
+                return
 
     def pay(self, activity: int, name: str) -> None:
         """Host code runs for as long as a primitive costs."""
@@ -255,6 +303,9 @@ class Machine:
                 planned = plan.exits[kind]
                 self._planned_exit(kind, planned.handling, planned.idle)
                 continue
+            if wall >= self.host.next_timer and not left_alone:
+                self.pmu_exit("EXTERNAL_INTERRUPT", [], lambda: None)
+                continue
             if self._filter_due():
                 cost = "interrupt_exit"
                 self.pmu_exit("EXTERNAL_INTERRUPT", [(cost, self.costs[cost])], lambda: None)
@@ -263,7 +314,7 @@ class Machine:
                 return max(n, 1)
             if n == 0:
                 return 0
-            d = n if left_alone else min(n, self._next_wall - clocks.running)
+            d = n if left_alone else min(n, self._next_wall - clocks.running, self.host.next_timer - wall)
             if work:
                 d = min(d, plan.end - wall)
             if self._filter_changes and not self._finishing:
@@ -354,16 +405,16 @@ class Machine:
 
         for name, cycles in handling:
             in_kernel = min(cycles, self.costs["handling_kernel"]) if kind == USERSPACE else cycles
-            self.spend(design.host_activity, in_kernel, name)
+            take_time = self.handle if name == "handling" and cycles else self.spend
+            take_time(design.host_activity, in_kernel, name)
             if kind == USERSPACE:
                 design.to_user()
-            self.spend(HOST_TASK, cycles - in_kernel, name)
+            if cycles > in_kernel:
+                take_time(HOST_TASK, cycles - in_kernel, name)
             if kind == USERSPACE:
                 design.from_user()
         if idle > 0:
-            design.block()
-            self.spend(IDLE, idle, "idle")
-            design.wake()
+            self._sleep(idle)
         effect()
         if emulates:
             self._retire(cpl)
@@ -371,6 +422,8 @@ class Machine:
 
         # kvm_vcpu_exit_request(): a request ends the fastpath loop.
         if kind != FASTPATH or self._pmi_requested or design.wants_reprogramming():
+            if self._timer_due():
+                self.host.serve_timers()
             self._serve_host_interrupts()
             while kind != FASTPATH and self._filter_due():
                 design.change_filter(self._filter_changes.pop(0)[1])
@@ -388,6 +441,34 @@ class Machine:
         self._load_and_enter(switched)
         if self._stopped and not self._finishing:
             raise _StoppedError
+
+    def _timer_due(self) -> bool:
+        """A timer of host perf is due and can be served."""
+        if self.clocks.wall < self.host.next_timer:
+            return False
+        if self.design.guest_state_loaded and self.design.switches_at(fastpath=False):
+            return False  # such an exit will come, and in it guest state is out
+        return not self._left_alone() and not self._no_progress()
+
+    def _sleep(self, cycles: int) -> None:
+        """The vCPU's thread sleeps in HLT, the CPU is idle but for the timer."""
+        host = self.host
+        self.design.block()
+        if self.design.guest_state_loaded:
+            self.spend(IDLE, cycles, "idle")
+            self.design.wake()
+            return
+        host.block()
+        while cycles:
+            if self._timer_due():
+                host.serve_timers()
+                continue
+            ahead = host.next_timer - self.clocks.wall
+            step = min(cycles, ahead) if ahead > 0 else cycles
+            self.spend(IDLE, step, "idle")
+            cycles -= step
+        host.wake()
+        self.design.wake()
 
     def _load_and_enter(self, load: bool) -> None:
         design = self.design
@@ -414,7 +495,7 @@ class Machine:
             self.tally.host_interrupts += 1
             kind = self._wall_kind
             self._draw_wall()
-            self.spend(self.design.host_activity, self.plan.exits[kind].handling, "handling")
+            self.handle(self.design.host_activity, self.plan.exits[kind].handling, "handling")
 
     def _retire(self, cpl: int) -> None:
         """One occurrence of ``instructions`` outside all clocks."""
@@ -427,17 +508,21 @@ class Machine:
 
     # PMIs.
 
-    def _overflow(self, c: int) -> None:
-        """A hardware counter wrapped."""
+    def _overflow(self, c: int, instant: int | None = None) -> None:
+        """A hardware counter wrapped, now or at an instant of host code."""
         self.hardware.status |= 1 << c
         if not self.hardware.interrupts(c):
             return
-        self.tally.pmi["raised"] += 1
-        if self._in_flight is not None:
-            self.tally.pmi["coalesced"] += 1
-        else:
+        whose = "host" if any(event.in_hardware and event.counter == c for event in self.host.own) else "guest"
+        tally = self.tally.host_pmi if whose == "host" else self.tally.pmi
+        tally["raised"] += 1
+        if whose in self._whose:
+            tally["coalesced"] += 1
+        self._whose.add(whose)
+        if self._in_flight is None:
             skid = self.plan.cpu.skid
-            self._in_flight = self.clocks.wall + uniform(self._skid.draw(), skid.minimum, skid.maximum)
+            requested = self.clocks.wall if instant is None else instant
+            self._in_flight = requested + uniform(self._skid.draw(), skid.minimum, skid.maximum)
 
     def arrival_check(self) -> None:
         """In host mode: a PMI in flight may arrive now."""
@@ -446,15 +531,17 @@ class Machine:
 
     def _arrive(self) -> None:
         self._in_flight = None
+        whose, self._whose = self._whose, set()
         if self.lvtpc.masked:
-            self.tally.pmi["lost"] += 1
+            self.tally.pmi["lost"] += "guest" in whose
+            self.tally.host_pmi["lost"] += "host" in whose
             return
         # The local APIC sets the mask when it delivers (SDM vol. 3B, "Generating an Interrupt on Overflow").
         self.lvtpc.masked = True
         if self.in_guest:
-            self.design.pmi_in_guest()
+            self.design.pmi_in_guest(whose)
         else:
-            self.design.pmi_in_host()
+            self.design.pmi_in_host(whose)
 
     def pend_vector(self) -> None:
         """The guest's vector waits in the local APIC while the host has interrupts disabled."""

@@ -253,4 +253,9 @@ def run_table(result: Result, heading: str, width: int) -> list[RenderableType]:
     causes = {c for counter in result.counters + result.host_events for c in (*counter.losses, *counter.gains)}
     for table in (cycles, costs, exits, operations):
         parts += ["", table]
-    return [*parts, "", f"PMIs: {pmi}", *(f"{cause}: {CAUSES[cause]}" for cause in sorted(causes))]
+    lines = [f"PMIs: {pmi}"]
+    if any(result.host_pmis.values()):
+        lines.append("Host PMIs: " + ", ".join(f"{key} {thousands(n)}" for key, n in result.host_pmis.items()))
+    if result.raw["rotations"]:
+        lines.append(f"Rotations of host events: {thousands(result.raw['rotations'])}")
+    return [*parts, "", *lines, *(f"{cause}: {CAUSES[cause]}" for cause in sorted(causes))]

@@ -4,6 +4,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.string cimport memset
 
 from vpmu_core._types cimport lowest_bit, uint32_t
+from vpmu_core.hostsched cimport thread_sleeps, thread_wakes
 from vpmu_core.resident cimport access_resident, request_for_each, retire_resident
 from vpmu_core.unit cimport EVENT_INSTRUCTIONS, LVTPC_MASKED, slots_of
 from vpmu_core.counting cimport spend, tally
@@ -93,6 +94,8 @@ _DESIGN.enter = _enter
 _DESIGN.access = access_resident
 _DESIGN.retire = _retire
 _DESIGN.arrive = _arrive
+_DESIGN.block = thread_sleeps
+_DESIGN.wake = thread_wakes
 
 
 def flags(options):

@@ -10,11 +10,10 @@ from libc.string cimport memset
 from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
 from vpmu_core.counting cimport spend, tally
 from vpmu_core.designs.emulated cimport (
-    _access as emulated_access, _arrive, _enter, _fixed_selector, _leave, _requests, _retire, _wake,
+    _access as emulated_access, _enter, _fixed_selector, _leave, _requests, _retire, _wake,
 )
-from vpmu_core.hostperf cimport (
-    host_nmi_handler, perf_block, place_host_events, write_host_nibble, write_host_selector,
-)
+from vpmu_core.hostsample cimport host_arrive, host_nmi_handler
+from vpmu_core.hostsched cimport place_host_events, thread_sleeps, write_host_nibble, write_host_selector
 from vpmu_core.kvmpmu cimport locally_enabled, recompute_counting
 from vpmu_core.state cimport (
     ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_SELECTOR, COST_WRMSR, FIRST_OWN_FLAG, OP_WRMSR_SELECTOR,
@@ -118,9 +117,9 @@ _DESIGN.start = place_host_events
 _DESIGN.leave = _leave
 _DESIGN.enter = _enter
 _DESIGN.requests = _requests
-_DESIGN.block = perf_block
+_DESIGN.block = thread_sleeps
 _DESIGN.wake = _wake
-_DESIGN.arrive = _arrive
+_DESIGN.arrive = host_arrive
 _DESIGN.nmi = host_nmi_handler
 _DESIGN.access = _access
 _DESIGN.retire = _retire

@@ -10,4 +10,3 @@ cdef uint64_t _fixed_selector(const machine_t *m, int slot) noexcept nogil
 cdef void _reprogram_now(machine_t *m) noexcept nogil
 cdef void _requests(machine_t *m) noexcept nogil
 cdef void _wake(machine_t *m) noexcept nogil
-cdef void _arrive(machine_t *m) noexcept nogil

@@ -5,9 +5,10 @@ from libc.string cimport memset
 
 from vpmu_core._types cimport int64_t, lowest_bit, uint32_t, uint64_t
 from vpmu_core.hostperf cimport (
-    host_global_ctrl, host_nmi_handler, perf_block, perf_create, perf_enable, perf_pause, perf_period, perf_read, perf_release,
-    perf_wake, place_host_events,
+    perf_create, perf_enable, perf_pause, perf_period, perf_read, perf_release,
 )
+from vpmu_core.hostsample cimport host_arrive, host_nmi_handler
+from vpmu_core.hostsched cimport host_global_ctrl, place_host_events, thread_sleeps, thread_wakes
 from vpmu_core.kvmpmu cimport access_registers, counting_at, locally_enabled, recompute_counting
 from vpmu_core.unit cimport (
     FIXED_SLOT, SELECTOR_OS, SELECTOR_USR, bits_of, enabled, pmu_t, slots_of, width_mask,
@@ -15,11 +16,11 @@ from vpmu_core.unit cimport (
 from vpmu_core.counting cimport meter, spend
 from vpmu_core.state cimport (
     ACCESS_COUNTER, ACCESS_RDPMC, ACCESS_SELECTOR, CAUSE_FILTERED, CAUSE_NONE, CAUSE_NOT_SCHEDULED,
-    CAUSE_PERIOD_REJECTED, CAUSE_WRONG_COUNTER, COST_PERF_CREATE, COST_PERF_PERIOD, COST_REPROGRAM, EFFECT_NMI,
-    EXIT_EXCEPTION_NMI, FIRST_OWN_FLAG, HOST_ACTIVE, KERNEL, REQUEST_CLEANUP, REUSE_EVENTS, access_t, design_t,
+    CAUSE_PERIOD_REJECTED, CAUSE_WRONG_COUNTER, COST_PERF_CREATE, COST_PERF_PERIOD, COST_REPROGRAM,
+    FIRST_OWN_FLAG, HOST_ACTIVE, REQUEST_CLEANUP, REUSE_EVENTS, access_t, design_t,
     guest_event_t, machine_t, vcpu_counter_t,
 )
-from vpmu_core.timeline cimport request_guest_pmi, vm_exit
+from vpmu_core.timeline cimport request_guest_pmi
 
 
 cdef enum:
@@ -62,7 +63,9 @@ cdef void _update_ledger(machine_t *m) noexcept nogil:
         if e.active and on >> e.slot & 1 and _meter_other_event(m, e):
             continue
         meter(m, e, CAUSE_NONE)
-        e.scheduled |= e.active and on >> e.slot & 1
+        # The read-out frees counters one by one, and who never had one gets it for a moment.
+        if not m.finishing:
+            e.scheduled |= e.active and on >> e.slot & 1
     m.ledger_stale = False
 
 
@@ -236,18 +239,9 @@ cdef void _requests(machine_t *m) noexcept nogil:
 
 
 cdef void _wake(machine_t *m) noexcept nogil:
-    perf_wake(m)
+    thread_wakes(m)
     if m.flags & REUSE_EVENTS:
         m.reprogram |= REQUEST_CLEANUP  # kvm_arch_sched_in()
-
-
-cdef void _arrive(machine_t *m) noexcept nogil:
-    if m.in_guest:
-        m.pmu_exits[EXIT_EXCEPTION_NMI] += 1
-        vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_NMI, NULL)
-    else:
-        m.pmi.skid_past_exit += 1
-        host_nmi_handler(m)
 
 
 cdef design_t _DESIGN
@@ -256,9 +250,9 @@ _DESIGN.start = place_host_events
 _DESIGN.leave = _leave
 _DESIGN.enter = _enter
 _DESIGN.requests = _requests
-_DESIGN.block = perf_block
+_DESIGN.block = thread_sleeps
 _DESIGN.wake = _wake
-_DESIGN.arrive = _arrive
+_DESIGN.arrive = host_arrive
 _DESIGN.nmi = host_nmi_handler
 _DESIGN.access = _access
 _DESIGN.retire = _retire

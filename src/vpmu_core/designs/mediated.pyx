@@ -8,7 +8,8 @@ from libc.string cimport memset
 
 from vpmu_core._types cimport lowest_bit, uint32_t
 from vpmu_core.eventfilter cimport load_control
-from vpmu_core.hostperf cimport place_host_events
+from vpmu_core.hostsample cimport host_nmi_handler
+from vpmu_core.hostsched cimport place_host_events, thread_sleeps, thread_wakes
 from vpmu_core.kvmpmu cimport access_registers, counting_at, recompute_counting
 from vpmu_core.resident cimport access_resident, request_for_each, retire_resident, write_resident_controls
 from vpmu_core.unit cimport LVTPC_NMI, bits_of, slots_of, width_mask
@@ -16,8 +17,8 @@ from vpmu_core.switching cimport load_guest, put_guest
 from vpmu_core.counting cimport spend
 from vpmu_core.state cimport (
     ACCESS_COUNTER, ACCESS_GLOBAL_CTRL, ACCESS_RDPMC, COST_HOST_NMI, COST_REPROGRAM, EFFECT_PMI,
-    EXIT_EXTERNAL_INTERRUPT, FASTPATH, KERNEL, SWITCH_AROUND_BLOCKING, SWITCH_AROUND_USERSPACE, USERSPACE,
-    WINDOW_IS_GUEST, access_t, design_t, machine_t,
+    EXIT_EXTERNAL_INTERRUPT, FASTPATH, FLIGHT_GUEST, FLIGHT_HOST, KERNEL, SWITCH_AROUND_BLOCKING,
+    SWITCH_AROUND_USERSPACE, USERSPACE, WINDOW_IS_GUEST, access_t, design_t, machine_t,
 )
 from vpmu_core.timeline cimport check_arrival, request_guest_pmi, vm_exit
 
@@ -108,9 +109,11 @@ cdef void _regain(machine_t *m) noexcept nogil:
 cdef void mediated_block(machine_t *m) noexcept nogil:
     if m.flags & SWITCH_AROUND_BLOCKING:
         _cede(m)
+    thread_sleeps(m)
 
 
 cdef void mediated_wake(machine_t *m) noexcept nogil:
+    thread_wakes(m)
     if m.flags & SWITCH_AROUND_BLOCKING:
         _regain(m)
 
@@ -126,14 +129,24 @@ cdef void mediated_from_user(machine_t *m) noexcept nogil:
 
 
 cdef void mediated_arrive(machine_t *m) noexcept nogil:
+    cdef bint guests = (m.arrived & FLIGHT_GUEST) != 0, hosts = (m.arrived & FLIGHT_HOST) != 0
+    if m.in_guest or not m.hardware.lvtpc & LVTPC_NMI:
+        # Under the guest's vector a PMI is the guest's, whoever it was meant for.
+        m.host_pmi.lost += hosts
+        m.pmi.raised += not guests
     if m.in_guest:
         m.pmu_exits[EXIT_EXTERNAL_INTERRUPT] += 1
         vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_PMI, NULL)
     elif m.hardware.lvtpc & LVTPC_NMI:
         # Past the switch of LVTPC: an NMI that host perf has no use for.
-        m.pmi.skid_past_exit += 1
-        m.pmi.lost += 1
-        spend(m, COST_HOST_NMI)
+        m.pmi.skid_past_exit += guests
+        m.pmi.lost += guests
+        if hosts and not m.blind:
+            m.arrived = FLIGHT_HOST
+            host_nmi_handler(m)
+        else:
+            m.host_pmi.lost += hosts
+            spend(m, COST_HOST_NMI)
     elif m.vector_pending:
         m.pmi.coalesced += 1
     else:

@@ -12,7 +12,7 @@ from vpmu_core.designs.mediated cimport (
     mediated_access, mediated_arrive, mediated_enter, mediated_leave, mediated_load, mediated_put, mediated_refuses,
     mediated_requests, mediated_retire,
 )
-from vpmu_core.hostperf cimport place_host_events
+from vpmu_core.hostsched cimport place_host_events, thread_sleeps, thread_wakes
 from vpmu_core.state cimport design_t, machine_t
 
 from vpmu_core.designs import mediated as _mediated
@@ -30,6 +30,8 @@ _DESIGN.start = place_host_events
 _DESIGN.leave = mediated_leave
 _DESIGN.enter = mediated_enter
 _DESIGN.put = _put
+_DESIGN.block = thread_sleeps
+_DESIGN.wake = thread_wakes
 _DESIGN.load = mediated_load
 _DESIGN.requests = mediated_requests
 _DESIGN.arrive = mediated_arrive

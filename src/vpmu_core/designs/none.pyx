@@ -3,7 +3,8 @@
 from cpython.pycapsule cimport PyCapsule_New
 from libc.string cimport memset
 
-from vpmu_core.hostperf cimport host_global_ctrl, place_host_events
+from vpmu_core.hostsample cimport host_arrive, host_nmi_handler
+from vpmu_core.hostsched cimport host_global_ctrl, place_host_events, thread_sleeps, thread_wakes
 from vpmu_core.state cimport design_t, machine_t
 
 
@@ -15,17 +16,15 @@ cdef void _enter(machine_t *m) noexcept nogil:
     m.hardware.global_ctrl = host_global_ctrl(m, True)
 
 
-cdef void _arrive(machine_t *m) noexcept nogil:
-    # Counting host events never wrap within a run, so no PMI is ever raised.
-    m.stray_counts += 1
-
-
 cdef design_t _DESIGN
 memset(&_DESIGN, 0, sizeof(design_t))
 _DESIGN.start = place_host_events
 _DESIGN.leave = _leave
 _DESIGN.enter = _enter
-_DESIGN.arrive = _arrive
+_DESIGN.block = thread_sleeps
+_DESIGN.wake = thread_wakes
+_DESIGN.arrive = host_arrive
+_DESIGN.nmi = host_nmi_handler
 
 
 def reactions():

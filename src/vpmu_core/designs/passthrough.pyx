@@ -11,7 +11,7 @@ from vpmu_core.designs.mediated cimport (
     mediated_access, mediated_arrive, mediated_enter, mediated_leave, mediated_load, mediated_put, mediated_retire,
 )
 from vpmu_core.eventfilter cimport load_control
-from vpmu_core.hostperf cimport place_host_events
+from vpmu_core.hostsched cimport place_host_events, thread_sleeps, thread_wakes
 from vpmu_core.kvmpmu cimport recompute_counting
 from vpmu_core.resident cimport read_msrs, selector_reads
 from vpmu_core.unit cimport EVENT_INSTRUCTIONS, FIXED_SLOT, slots_of, write_fixed_ctr_ctrl, write_selector
@@ -64,6 +64,8 @@ _DESIGN.start = place_host_events
 _DESIGN.leave = mediated_leave
 _DESIGN.enter = mediated_enter
 _DESIGN.put = _put
+_DESIGN.block = thread_sleeps
+_DESIGN.wake = thread_wakes
 _DESIGN.load = mediated_load
 _DESIGN.arrive = mediated_arrive
 _DESIGN.refuses = _refuses

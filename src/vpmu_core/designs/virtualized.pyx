@@ -10,9 +10,10 @@ from libc.string cimport memset
 from vpmu_core._types cimport lowest_bit, uint32_t
 from vpmu_core.counting cimport spend
 from vpmu_core.designs.mediated cimport mediated_access, mediated_requests, mediated_retire
-from vpmu_core.hostperf cimport place_host_events
+from vpmu_core.hostsample cimport host_nmi_handler
+from vpmu_core.hostsched cimport place_host_events, thread_sleeps, thread_wakes
 from vpmu_core.unit cimport LVTPC_MASKED
-from vpmu_core.state cimport COST_HARDWARE_PMU_SWITCH, design_t, machine_t
+from vpmu_core.state cimport COST_HARDWARE_PMU_SWITCH, FLIGHT_GUEST, FLIGHT_HOST, design_t, machine_t
 from vpmu_core.switching cimport load_guest, put_guest
 from vpmu_core.timeline cimport pend_nmi
 
@@ -57,12 +58,20 @@ cdef void _enter(machine_t *m) noexcept nogil:
 
 cdef void _arrive(machine_t *m) noexcept nogil:
     # Into the virtual APIC (AVIC) or as a virtual NMI, in either mode; the physical LVTPC has no part in it.
+    cdef bint guests = (m.arrived & FLIGHT_GUEST) != 0, hosts = (m.arrived & FLIGHT_HOST) != 0
     m.hardware.lvtpc &= ~<uint32_t>LVTPC_MASKED
-    if m.guest.lvtpc & LVTPC_MASKED:
-        m.pmi.lost += 1
-        return
-    m.guest.lvtpc |= LVTPC_MASKED
-    pend_nmi(m)
+    if guests:
+        if m.guest.lvtpc & LVTPC_MASKED:
+            m.pmi.lost += 1
+        else:
+            m.guest.lvtpc |= LVTPC_MASKED
+            pend_nmi(m)
+    if hosts:
+        if m.in_guest or m.blind:
+            m.host_pmi.lost += 1  # the host's events are out
+        else:
+            m.arrived = FLIGHT_HOST
+            host_nmi_handler(m)
 
 
 cdef design_t _DESIGN
@@ -71,6 +80,8 @@ _DESIGN.start = place_host_events
 _DESIGN.leave = _leave
 _DESIGN.enter = _enter
 _DESIGN.put = put_guest
+_DESIGN.block = thread_sleeps
+_DESIGN.wake = thread_wakes
 _DESIGN.load = load_guest
 _DESIGN.requests = mediated_requests
 _DESIGN.arrive = _arrive

@@ -1,0 +1,424 @@
+# cython: freethreading_compatible=True
+"""Host perf's scheduler: which events count where, and what moving them costs (Linux kernel/events/core.c, x86_pmu_enable())."""
+from vpmu_core._types cimport NEVER, int8_t, int64_t, lowest_bit, popcount32, uint32_t, uint64_t
+from vpmu_core.counting cimport host_activity, host_advance, running_clock, spend, tally
+from vpmu_core.hostperf cimport set_period, update_count
+from vpmu_core.state cimport (
+    BLIND, COST_PERF_RESCHED_EVENT, COST_PERF_ROTATE, COST_PERF_TASK_SWITCH, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC,
+    GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HOST_ACTIVE, HOST_ERROR, HOST_INACTIVE, IDLE, KERNEL, MAX_HOST_EVENTS, OP_RDPMC,
+    OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_HOST, host_event_t, machine_t,
+)
+from vpmu_core.unit cimport (
+    FIXED_SLOT, LVTPC_NMI, NO_EVENT, SELECTOR_ENABLE, SLOTS, bits_of, width_mask, write_fixed_ctr_ctrl, write_selector,
+)
+
+cdef uint32_t SCHEDULED = (1 << HOST_ACTIVE) | (1 << HOST_INACTIVE)  # states in which perf would let an event count
+cdef uint32_t TASKS = (1 << TASK_PINNED) | (1 << TASK_FLEXIBLE)  # classes
+
+cdef struct list_t:  # events in the order in which perf collected them (cpuc->event_list)
+    int n
+    int8_t event[MAX_HOST_EVENTS]
+
+
+cdef uint64_t host_global_ctrl(const machine_t *m, bint guest) noexcept nogil:
+    """GLOBAL_CTRL of guest or host mode: all counters but those of exclude_guest or exclude_host events."""
+    cdef uint32_t slots = m.hardware.slots
+    cdef const host_event_t *e
+    cdef int i
+    if not m.host_placed:
+        return 0
+    for i in range(m.host_events):
+        e = &m.host_event[i]
+        if e.state == HOST_ACTIVE and e.slot >= 0 and (e.exclude_guest if guest else e.exclude_host):
+            slots &= ~(<uint32_t>1 << e.slot)
+    return bits_of(slots)
+
+
+cdef uint32_t events_of(const machine_t *m, uint32_t classes, uint32_t states) noexcept nogil:
+    """Events of some classes in some states; both are sets of bits."""
+    cdef uint32_t members = 0
+    cdef int i
+    for i in range(m.host_events):
+        if states >> m.host_event[i].state & 1 and classes >> m.host_event[i].klass & 1:
+            members |= <uint32_t>1 << i
+    return members
+
+
+# -- times ------------------------------------------------------------------------------------------------------------
+
+cdef uint64_t _context_time(const machine_t *m, const host_event_t *e) noexcept nogil:
+    # perf_event_context time: without the guest's (perf_load_guest_context()), a task's without its sleep.
+    cdef uint64_t time = m.wall
+    if m.design.put != NULL:
+        time -= m.clock[GUEST_USER] + m.clock[GUEST_KERNEL] + m.clock[GUEST_HANDLER] + m.clock[BLIND]
+    if e.klass & TASK:
+        time -= m.clock[IDLE] + m.asleep_busy
+    return time
+
+
+cdef void set_state(machine_t *m, host_event_t *e, int state) noexcept nogil:
+    """perf_event_set_state(): enabled and running time up to now belong to the old state."""
+    cdef uint64_t now = _context_time(m, e), passed = now - e.stamp
+    if SCHEDULED >> e.state & 1:
+        e.enabled += passed
+        if e.state == HOST_ACTIVE:
+            e.running += passed
+    e.stamp = now
+    e.state = state
+
+
+# -- placement --------------------------------------------------------------------------------------------------------
+
+cdef bint _before(const host_event_t *a, const host_event_t *b) noexcept nogil:
+    if a.klass != b.klass:
+        return a.klass < b.klass
+    return a.position < b.position
+
+
+cdef void _sort(const machine_t *m, uint32_t members, list_t *order) noexcept nogil:
+    """Members in the order of ctx_sched_in()."""
+    cdef int i, at
+    order.n = 0
+    while members:
+        i = lowest_bit(members)
+        members &= members - 1
+        at = order.n
+        while at and _before(&m.host_event[i], &m.host_event[order.event[at - 1]]):
+            order.event[at] = order.event[at - 1]
+            at -= 1
+        order.event[at] = <int8_t>i
+        order.n += 1
+
+
+cdef bint _assign(const machine_t *m, const list_t *events, int8_t *slots) noexcept nogil:
+    """Give each event a counter: the previous ones if they still fit, else by weight, fixed counters first."""
+    cdef const host_event_t *e
+    cdef uint32_t used = 0, free
+    cdef int i = 0, k, weight
+    while i < events.n:
+        e = &m.host_event[events.event[i]]
+        if e.previous_slot < 0 or not e.allowed >> e.previous_slot & 1 or used >> e.previous_slot & 1:
+            break
+        used |= <uint32_t>1 << e.previous_slot
+        slots[events.event[i]] = e.previous_slot
+        i += 1
+    if i == events.n:
+        return True
+    used = 0
+    for weight in range(SLOTS + 1):
+        for i in range(events.n):
+            k = events.event[i]
+            e = &m.host_event[k]
+            if popcount32(e.allowed) != weight:
+                continue
+            free = e.allowed & ~used
+            if not free:
+                return False
+            if free >> FIXED_SLOT:
+                free &= ~<uint32_t>0xFFFF
+            slots[k] = <int8_t>lowest_bit(free)
+            used |= <uint32_t>1 << slots[k]
+    return True
+
+
+cdef void _wait(machine_t *m, host_event_t *e) noexcept nogil:
+    # A flexible event that does not fit: its context must rotate, and perf_mux_hrtimer_restart().
+    set_state(m, e, HOST_INACTIVE)
+    m.rotate[e.klass & TASK] = True
+    if m.next_mux == NEVER:
+        m.next_mux = (m.wall // m.mux_interval + 1) * m.mux_interval
+
+
+cdef uint32_t _schedule_in(machine_t *m, list_t *accepted, uint32_t candidates, int8_t *slots) noexcept nogil:
+    """Try candidates in order beside those accepted; their counters, and which were accepted (merge_sched_in())."""
+    cdef list_t order
+    cdef host_event_t *e
+    cdef uint32_t into = 0
+    cdef bint full[2]
+    cdef int i
+    full[0] = full[1] = False
+    _sort(m, candidates, &order)
+    for i in range(order.n):
+        e = &m.host_event[order.event[i]]
+        if e.klass & FLEXIBLE and full[e.klass & TASK]:
+            set_state(m, e, HOST_INACTIVE)
+            continue
+        accepted.event[accepted.n] = order.event[i]
+        accepted.n += 1
+        if _assign(m, accepted, slots):
+            into |= <uint32_t>1 << order.event[i]
+            continue
+        accepted.n -= 1
+        if e.klass & FLEXIBLE:
+            full[e.klass & TASK] = True
+            _wait(m, e)
+        else:
+            # A pinned event that cannot be scheduled goes to ERROR and stops counting silently.
+            set_state(m, e, HOST_ERROR)
+    if accepted.n:
+        _assign(m, accepted, slots)
+    return into
+
+
+# -- brackets ---------------------------------------------------------------------------------------------------------
+
+cdef uint64_t host_nibble(const host_event_t *e) noexcept nogil:
+    """FIXED_CTR_CTRL field: OS, USR, PMI (perf always asks for the PMI)."""
+    return (1 if e.kernel else 0) | (2 if e.user else 0) | 8
+
+
+cdef void write_host_selector(machine_t *m, const host_event_t *e) noexcept nogil:
+    """The selector of the GP counter that an event is in; one that cannot count what it holds counts nothing."""
+    write_selector(&m.hardware, e.slot, e.selector | (0 if e.held else SELECTOR_ENABLE))
+    if e.guest_slot >= 0 and not m.host_allowed[e.event] >> e.slot & 1:
+        m.hardware.event[e.slot] = NO_EVENT
+
+
+cdef void write_host_nibble(machine_t *m, const host_event_t *e) noexcept nogil:
+    """The field of the fixed counter that an event is in."""
+    cdef int shift = 4 * (e.slot - FIXED_SLOT)
+    m.host_fixed_ctr_ctrl &= ~(<uint64_t>15 << shift)
+    if not e.held:
+        m.host_fixed_ctr_ctrl |= host_nibble(e) << shift
+    write_fixed_ctr_ctrl(&m.hardware, m.host_fixed_ctr_ctrl)
+
+
+cdef void _take_out(machine_t *m, host_event_t *e) noexcept nogil:
+    cdef int slot = e.slot
+    update_count(&e.perf, m.hardware.counter[slot], width_mask(&m.hardware, slot))
+    if slot < FIXED_SLOT:
+        write_selector(&m.hardware, slot, e.selector)
+    else:
+        m.host_fixed_ctr_ctrl &= ~(<uint64_t>15 << 4 * (slot - FIXED_SLOT))
+    e.slot = -1
+
+
+cdef void _put_in(machine_t *m, host_event_t *e, int slot) noexcept nogil:
+    cdef uint64_t mask = width_mask(&m.hardware, slot)
+    e.slot = slot
+    e.previous_slot = slot
+    set_period(&e.perf, mask, <int64_t>(mask >> 1), &e.perf.previous)
+    if e.throttled:
+        # event_sched_in(): who comes back is not throttled any more.
+        e.throttled = False
+        e.interrupts = 0
+    m.hardware.counter[slot] = e.perf.previous
+    if slot < FIXED_SLOT:
+        write_host_selector(m, e)
+    elif not e.held:
+        m.host_fixed_ctr_ctrl |= host_nibble(e) << 4 * (slot - FIXED_SLOT)
+    m.host_placed = True
+    if e.guest_slot >= 0:
+        m.ledger_stale = True  # it may have moved
+
+
+cdef void spend_ops(machine_t *m, uint64_t rdpmc, uint64_t counters, uint64_t selectors, uint64_t lvtpc) noexcept nogil:
+    """Register accesses of host perf, whose costs are spent together."""
+    cdef uint64_t wrmsr = (counters + selectors) * m.cost[COST_WRMSR]
+    tally(m, ORIGIN_HOST, OP_RDPMC, rdpmc)
+    tally(m, ORIGIN_HOST, OP_WRMSR_COUNTER, counters)
+    tally(m, ORIGIN_HOST, OP_WRMSR_SELECTOR, selectors)
+    tally(m, ORIGIN_HOST, OP_WRMSR_LVTPC, lvtpc)
+    m.spent[COST_RDPMC] += rdpmc * m.cost[COST_RDPMC]
+    m.spent[COST_WRMSR] += wrmsr
+    m.spent[COST_WRMSR_LVTPC] += lvtpc * m.cost[COST_WRMSR_LVTPC]
+    host_advance(m, host_activity(m), rdpmc * m.cost[COST_RDPMC] + wrmsr + lvtpc * m.cost[COST_WRMSR_LVTPC])
+
+
+cdef void write_global_ctrl(machine_t *m, uint64_t value) noexcept nogil:
+    """WRMSR of GLOBAL_CTRL by host perf."""
+    tally(m, ORIGIN_HOST, OP_WRMSR_GLOBAL, 1)
+    spend(m, COST_WRMSR)
+    m.hardware.global_ctrl = value
+
+
+cdef void bracket(
+    machine_t *m, uint32_t out, uint32_t into, const int8_t *slots, int64_t new_period, bint lvtpc, bint window
+) noexcept nogil:
+    """GLOBAL_CTRL=0, events out, events in, GLOBAL_CTRL back; perf_pmu_disable() to perf_pmu_enable().
+
+    ``new_period`` >= 0: a period that the events take between out and in. ``window``: the mediated window begins
+    once the PMU is disabled.
+    """
+    cdef uint64_t fixed = m.host_fixed_ctr_ctrl, rdpmc = 0, counters = 0, selectors = 0
+    cdef host_event_t *e
+    cdef uint32_t left = out
+    cdef int i
+    write_global_ctrl(m, 0)
+    if window:
+        m.blind = True
+    while left:
+        i = lowest_bit(left)
+        left &= left - 1
+        e = &m.host_event[i]
+        rdpmc += 1
+        selectors += e.slot < FIXED_SLOT and not e.throttled
+        _take_out(m, e)
+        if new_period >= 0:
+            e.perf.period = new_period
+            e.perf.period_left = 0
+    left = into
+    while left:
+        i = lowest_bit(left)
+        left &= left - 1
+        e = &m.host_event[i]
+        counters += 1
+        selectors += slots[i] < FIXED_SLOT
+        _put_in(m, e, slots[i])
+    if m.host_fixed_ctr_ctrl != fixed:
+        selectors += 1
+        write_fixed_ctr_ctrl(&m.hardware, m.host_fixed_ctr_ctrl)
+    if lvtpc:
+        m.hardware.lvtpc = LVTPC_NMI
+    spend_ops(m, rdpmc, counters, selectors, 1 if lvtpc else 0)
+    write_global_ctrl(m, host_global_ctrl(m, False))
+
+
+# -- scheduling -------------------------------------------------------------------------------------------------------
+
+cdef uint32_t _in_hardware(const machine_t *m) noexcept nogil:
+    cdef uint32_t members = 0
+    cdef int i
+    for i in range(m.host_events):
+        if m.host_event[i].slot >= 0:
+            members |= <uint32_t>1 << i
+    return members
+
+
+cdef void reschedule(machine_t *m, uint32_t out, uint32_t candidates) noexcept nogil:
+    """Events go out and candidates come in beside those that stay, which move if they must."""
+    cdef int8_t slots[MAX_HOST_EVENTS]
+    cdef uint32_t stay = _in_hardware(m) & ~out, left = stay, into, moved = 0
+    cdef list_t accepted
+    cdef int i
+    _sort(m, stay, &accepted)
+    into = _schedule_in(m, &accepted, candidates, slots)
+    while left:
+        i = lowest_bit(left)
+        left &= left - 1
+        if slots[i] != m.host_event[i].slot:
+            moved |= <uint32_t>1 << i
+    left = into
+    while left:
+        set_state(m, &m.host_event[lowest_bit(left)], HOST_ACTIVE)
+        left &= left - 1
+    bracket(m, out | moved, into | moved, slots, -1, (into | moved) != 0, False)
+
+
+cdef void reschedule_at_cost(machine_t *m, uint32_t out, uint32_t candidates) noexcept nogil:
+    """The same, with the software's part for each event that goes out."""
+    m.spent[COST_PERF_RESCHED_EVENT] += popcount32(out) * m.cost[COST_PERF_RESCHED_EVENT]
+    host_advance(m, host_activity(m), popcount32(out) * m.cost[COST_PERF_RESCHED_EVENT])
+    reschedule(m, out, candidates)
+
+
+cdef void place_host_events(machine_t *m) noexcept nogil:
+    """Before the run: host perf owns the PMU, and the host's own events get their counters, at no cost."""
+    cdef int8_t slots[MAX_HOST_EVENTS]
+    cdef uint32_t candidates = 0, left
+    cdef list_t accepted
+    cdef int i
+    m.hardware.lvtpc = LVTPC_NMI
+    m.hardware.global_ctrl = 0
+    for i in range(m.host_events):
+        if m.host_event[i].allowed:
+            candidates |= <uint32_t>1 << i
+        else:
+            m.host_event[i].state = HOST_ERROR
+    accepted.n = 0
+    left = _schedule_in(m, &accepted, candidates, slots)
+    while left:
+        i = lowest_bit(left)
+        left &= left - 1
+        set_state(m, &m.host_event[i], HOST_ACTIVE)
+        _put_in(m, &m.host_event[i], slots[i])
+    set_tick(m, m.wall)
+    if accepted.n:
+        write_fixed_ctr_ctrl(&m.hardware, m.host_fixed_ctr_ctrl)
+        m.hardware.global_ctrl = host_global_ctrl(m, False)
+
+
+# -- timers -----------------------------------------------------------------------------------------------------------
+
+cdef bint timer_due(const machine_t *m) noexcept nogil:
+    """Whether a timer of host perf is to be served now, in host mode."""
+    if m.wall < min(m.next_mux, m.next_tick):
+        return False
+    if m.blind and m.flags >> KERNEL & 1:
+        return False  # the next kernel exit switches
+    if m.finishing:
+        return running_clock(m) <= m.patience
+    return running_clock(m) <= 2 * m.end
+
+
+cdef void set_tick(machine_t *m, uint64_t wall) noexcept nogil:
+    """The next tick after an instant has work to do while an event has a frequency or is throttled."""
+    cdef const host_event_t *e
+    cdef int i
+    for i in range(m.host_events):
+        e = &m.host_event[i]
+        if m.next_tick == NEVER and (e.throttled or (e.freq and SCHEDULED >> e.state & 1)):
+            m.next_tick = (wall // m.tick + 1) * m.tick
+
+
+cdef uint32_t _rotate(machine_t *m, int task) noexcept nogil:
+    """ctx_event_to_rotate() and rotate_ctx(): the first active flexible event goes to the end of its context's list."""
+    cdef uint32_t klass = <uint32_t>1 << (FLEXIBLE | task)
+    cdef uint32_t members = events_of(m, klass, 1 << HOST_ACTIVE)
+    cdef list_t order
+    if members == 0:
+        members = events_of(m, klass, 1 << HOST_INACTIVE)
+    _sort(m, members, &order)
+    m.rotate[task] = False
+    if order.n:
+        m.host_event[order.event[0]].position = m.next_position
+        m.next_position += 1
+    return events_of(m, klass, SCHEDULED)
+
+
+cdef void serve_rotation(machine_t *m) noexcept nogil:
+    """perf_mux_hrtimer_handler() and perf_rotate_context()."""
+    cdef uint32_t candidates = 0
+    cdef bint task = m.rotate[1] and not m.asleep
+    m.next_mux = (m.wall // m.mux_interval + 1) * m.mux_interval
+    spend(m, COST_PERF_ROTATE)
+    if m.blind:
+        return  # guest state stays loaded in this exit: no event of the host's is in
+    if m.rotate[0] or task:
+        m.rotations += 1
+        if m.rotate[0]:
+            candidates = _rotate(m, 0)
+            if not m.asleep and not task:
+                candidates |= events_of(m, 1 << TASK_FLEXIBLE, SCHEDULED)
+        if task:
+            candidates |= _rotate(m, 1)
+        reschedule_at_cost(m, candidates & _in_hardware(m), candidates)
+    else:
+        m.next_mux = NEVER
+
+
+# -- the vCPU's thread ------------------------------------------------------------------------------------------------
+
+cdef void thread_sleeps(machine_t *m) noexcept nogil:
+    """perf_event_task_sched_out(): the task's events leave the PMU."""
+    if m.blind:
+        return
+    m.blocked = events_of(m, TASKS, SCHEDULED)
+    if m.blocked:
+        spend(m, COST_PERF_TASK_SWITCH)
+        bracket(m, m.blocked & _in_hardware(m), 0, NULL, -1, False, False)
+    m.asleep = True
+
+
+cdef void thread_wakes(machine_t *m) noexcept nogil:
+    """perf_event_task_sched_in(): they return; pinned ones go before CPU-flexible ones."""
+    cdef uint32_t flexible = 0
+    if not m.asleep:
+        return
+    m.asleep = False
+    if m.blocked:
+        spend(m, COST_PERF_TASK_SWITCH)
+        if events_of(m, 1 << TASK_PINNED, ~<uint32_t>0):
+            flexible = events_of(m, 1 << CPU_FLEXIBLE, SCHEDULED)
+        reschedule(m, flexible & _in_hardware(m), flexible | m.blocked)
+        m.blocked = 0
