@@ -22,6 +22,7 @@ import numpy as np
 
 import vpmu
 import vpmu._plan
+from vpmu._costs import COST_NAMES
 from vpmu._plan import Plan
 from vpmu.reference import machine as slow
 from vpmu_core.machine import Machine
@@ -94,8 +95,10 @@ def dumps(planned: Plan) -> str:
 
 
 def loads(text: str) -> Plan:
-    """The plan that :func:`dumps` wrote; fields that have come since have what a plan has without them."""
-    return Plan(**{name: _decode(entry) for name, entry in json.loads(text).items()})
+    """The plan that :func:`dumps` wrote; fields that have come since have what a plan has without them, costs 0."""
+    fields = {name: _decode(entry) for name, entry in json.loads(text).items()}
+    fields["costs"] = {name: fields["costs"].get(name, 0) for name in COST_NAMES}
+    return Plan(**fields)
 
 
 def run(planned: Plan, engine: str) -> dict[str, Any]:
