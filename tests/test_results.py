@@ -437,6 +437,7 @@ def test_provenance_says_what_made_a_result() -> None:
         "workload": "idle", "guest_perf": ["stat:cycles:u"], "host_perf": ["cycles:pinned:exclude_guest"],
         "seconds": 0.001, "seed": 9, "costs": {"wrmsr": 7},
         "recording": None, "guest_pmu": None, "vm_first": False, "what_if": False,
+        "guest_hz": 250, "guest_kernel": "6.14",
     }  # fmt: skip
 
 

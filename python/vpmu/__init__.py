@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from ._many import Batch as Batch
     from ._many import simulate_many as simulate_many
     from ._perf import WATCHDOG as WATCHDOG
+    from ._perf import GuestWatchdog as GuestWatchdog
     from ._perf import HostEvent as HostEvent
     from ._perf import PerfRecord as PerfRecord
     from ._perf import PerfStat as PerfStat
@@ -109,6 +110,7 @@ _HOME = {
     "Batch": "vpmu._many",
     "simulate_many": "vpmu._many",
     "HostEvent": "vpmu._perf",
+    "GuestWatchdog": "vpmu._perf",
     "PerfRecord": "vpmu._perf",
     "PerfStat": "vpmu._perf",
     "WATCHDOG": "vpmu._perf",

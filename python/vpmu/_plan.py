@@ -94,7 +94,24 @@ class Trace:
 class PlannedGuestEvent:
     """An event of the guest's perf on its counter.
 
-    ``counter`` is the GP index, or 32 + m for fixed counter m. ``period`` is 0 for counting.
+    Parameters
+    ----------
+    counter : int
+        GP index, or 32 + m for fixed counter m; -1 if it takes what is free when its turn comes.
+    period : int
+        0 for counting; with ``frequency`` the first one.
+    gp_mask, fixed_mask : int
+        Counters that it may use; both 0: ``counter`` alone.
+    frequency : int
+        Samples per second; 0: the period is fixed.
+    leader : int
+        Index of its group's first event, -1 without a group; a group's events follow each other.
+    pinned : bool
+        A counter of the guest's kernel that always counts: the NMI watchdog.
+    task : bool
+        Of a task, which context switches take off the CPU; otherwise of the CPU.
+    interval : bool
+        Read by the interval timer.
     """
 
     event: int
@@ -103,6 +120,43 @@ class PlannedGuestEvent:
     user: bool
     kernel: bool
     period: int
+    gp_mask: int = 0
+    fixed_mask: int = 0
+    frequency: int = 0
+    leader: int = -1
+    pinned: bool = False
+    task: bool = False
+    interval: bool = False
+
+
+@dataclass(frozen=True)
+class GuestKernel:
+    """What the guest's kernel does by the clock.
+
+    Parameters
+    ----------
+    core_hz : int
+        Wall cycles per second.
+    hz : int
+        Ticks per second; 0 if no event needs one.
+    tick_per_event : bool
+        A tick disables and enables the PMU for each event (before Linux 6.10).
+    rotation_ms, interval_ms : int
+        Of multiplexing and of ``perf stat -I``; 0: never.
+    switches : int
+        Context switches per second.
+    max_sample_rate, cpu_time_max_percent : int
+        Sysctls ``kernel.perf_event_max_sample_rate`` and ``kernel.perf_cpu_time_max_percent``.
+    """
+
+    core_hz: int = 1_000_000_000
+    hz: int = 0
+    tick_per_event: bool = False
+    rotation_ms: int = 0
+    interval_ms: int = 0
+    switches: int = 0
+    max_sample_rate: int = 100_000
+    cpu_time_max_percent: int = 25
 
 
 @dataclass(frozen=True)
@@ -159,6 +213,8 @@ class Plan:
         What counts for the guest are host perf events, which may find no counter.
     global_ctrl_in_exit_list : bool
         Every exit stores GLOBAL_CTRL through the VM-exit MSR list.
+    guest_kernel : GuestKernel
+        Timers of the guest's kernel.
     """
 
     design: str
@@ -183,3 +239,4 @@ class Plan:
     owns_hardware: bool
     backed_by_host_events: bool
     global_ctrl_in_exit_list: bool
+    guest_kernel: GuestKernel = GuestKernel()

@@ -17,6 +17,8 @@ CAUSES: dict[str, str] = {
     "window": "a host event was out of the PMU between load and put of guest state",
     "pmu_disabled": "host perf had its PMU disabled while it scheduled events",
     "ceded": "the host has given its PMU up",
+    "multiplexed": "a guest event waited for its turn: there are more events than counters",
+    "throttled": "the guest's kernel had stopped an event with too many samples up to its next tick",
     "host_stale": "hardware counted for a host event where its attributes exclude it",
 }
 
@@ -41,11 +43,20 @@ class Counter:
     losses, gains : mapping of str to int
         Occurrences by cause; value = ideal - sum(losses) + sum(gains).
     flags : tuple of str
-        "exact" if and only if value == ideal; "lost", "overcounted", "never-scheduled", "hypothetical".
+        "exact" if and only if value == ideal; "lost", "overcounted", "never-scheduled", "hypothetical";
+        "multiplexed": it took turns; "throttled": it was stopped for its many samples.
     reason : str
         Why it is off, in a sentence; empty if it is exact.
     samples : int
         Samples taken, for a sampling event.
+    samples_expected : int
+        Periods that have ended; those without a sample are lost.
+    samples_late : int
+        Wall cycles from overflow to sample, of all samples together.
+    throttled : int
+        How often the guest's kernel has stopped it.
+    enabled, running : int
+        Nanoseconds for which it was enabled, and had a counter; perf scales a multiplexed value by their ratio.
     """
 
     event: str
@@ -56,11 +67,34 @@ class Counter:
     flags: tuple[str, ...]
     reason: str
     samples: int = 0
+    samples_expected: int = 0
+    samples_late: int = 0
+    throttled: int = 0
+    enabled: int = 0
+    running: int = 0
+
+    @property
+    def scaled(self) -> int:
+        """What perf prints for a multiplexed event: value * enabled / running, rounded down; 0 if it never ran."""
+        return self.value * self.enabled // self.running if self.running else 0
 
     @property
     def error(self) -> float | None:
         """(value - ideal) / ideal; None if ideal is 0."""
         return (self.value - self.ideal) / self.ideal if self.ideal else None
+
+    def perf(self) -> dict[str, Any]:
+        """What the guest's perf did for it, as in the ledger of the command line."""
+        return {
+            "event": self.event,
+            "samples": self.samples,
+            "samples_expected": self.samples_expected,
+            "samples_late": self.samples_late,
+            "throttled": self.throttled,
+            "enabled": self.enabled,
+            "running": self.running,
+            "scaled": self.scaled,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """As in the JSON of the command line."""
@@ -317,6 +351,8 @@ class Result:
             "switches": self.raw["switches"],
             "refused_fastpaths": self.raw["refused"],
             "guest_pmi_handlers": self.raw["handlers"],
+            "guest_timers": dict(self.raw["guest_timers"]),
+            "guest_perf": [counter.perf() for counter in self.counters],
             "reprograms": self.raw["reprograms"],
             "perf_events_created": self.raw["creates"],
             "msr_ops": self.raw["ops"],

@@ -77,8 +77,8 @@ def simulate(
     forced = _forced(scenario, refusal)
     hypothetical = ("hypothetical",) if forced else ()
     counters = tuple(
-        _guest_counter(event.text, row, scenario, raw, hypothetical)
-        for (event, _), row in zip(scenario.guest_events(), raw["counters"], strict=True)
+        _guest_counter("watchdog" if request.pinned else request.event.text, row, scenario, raw, hypothetical)
+        for request, row in zip(scenario.guest_requests(), raw["counters"], strict=True)
     )
     hosts = tuple(
         _host_counter(event, row, scenario, hypothetical)
@@ -129,6 +129,10 @@ def _flags(row: dict[str, Any], extra: tuple[str, ...]) -> tuple[str, ...]:
         flags.append("lost")
     if row["gains"]:
         flags.append("overcounted")
+    if row.get("running", 0) < row.get("enabled", 0) or "multiplexed" in row["losses"]:
+        flags.append("multiplexed")
+    if row.get("throttles"):
+        flags.append("throttled")
     if ideal and not row.get("scheduled", row.get("state") == "active"):
         flags.append("never-scheduled")
     return (*flags, *extra)
@@ -154,9 +158,26 @@ def _guest_counter(
         reasons.append("instructions that the hypervisor emulated were not added to it")
     if "emulated_instruction" in row["gains"]:
         reasons.append("emulated instructions were added while it should not have counted")
+    if "multiplexed" in row["losses"]:
+        share = row["running"] / row["enabled"] if row["enabled"] else 0
+        reasons.append(f"there are more events than counters, and it had one in {share:.0%} of its time")
+    if "throttled" in row["losses"]:
+        reasons.append("the guest's kernel stopped it for its many samples up to the next tick")
     why = "; ".join(reasons)
     return Counter(
-        event, row["value"], row["ideal"], row["losses"], row["gains"], _flags(row, extra), why, row["samples"]
+        event,
+        row["value"],
+        row["ideal"],
+        row["losses"],
+        row["gains"],
+        _flags(row, extra),
+        why,
+        row["samples"],
+        row["expected"],
+        row["late"],
+        row["throttles"],
+        row["enabled"],
+        row["running"],
     )
 
 
@@ -226,6 +247,12 @@ def _notes(scenario: Scenario, forced: str, counters: tuple[Counter, ...], raw: 
         if period and counter.samples < counter.value // period - 1:
             notes.append(
                 f"{counter.event}: {counter.samples} samples where {counter.value // period} periods went by: {why}"
+            )
+    for request, counter in zip(scenario.guest_requests(), counters, strict=True):
+        if request.frequency and counter.samples < counter.samples_expected - 1:
+            notes.append(
+                f"{counter.event}: {counter.samples} samples where {counter.samples_expected} periods went by: "
+                + (why if lost else "ticks, rotations and switches reload a counter before its PMI is handled")
             )
     if forced:
         notes.append(f"hypothetical: {forced}")

@@ -5,7 +5,7 @@ from libc.string cimport memcmp, memcpy
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
 from vpmu_core.activity cimport between, between_short, occurrences
 from vpmu_core.unit cimport (
-    EVENT_INSTRUCTIONS, FIXED_LANES, FIXED_SLOT, GP_LANES, SLOTS, bits_of, enabled, pmu_t, width_mask,
+    EVENT_INSTRUCTIONS, FIXED_LANES, FIXED_SLOT, GP_LANES, SELECTOR_OS, SELECTOR_USR, SLOTS, bits_of, enabled, pmu_t, width_mask,
     write_fixed_ctr_ctrl, write_selector,
 )
 from vpmu_core.random cimport sfc64_next
@@ -139,6 +139,18 @@ cdef void _raise_pmi(machine_t *m) noexcept nogil:
     m.pmi_arrival = m.wall + m.skid_minimum + <uint64_t>((sfc64_next(&m.skid) >> 32) * m.skid_range >> 32)
 
 
+cdef void _note_overflows(machine_t *m, uint32_t wrapped) noexcept nogil:
+    """When each guest counter overflowed: the one with the same number, or the one that a host event backs."""
+    cdef int slot, i, counter
+    while wrapped:
+        slot = counter = lowest_bit(wrapped)
+        wrapped &= wrapped - 1
+        for i in range(m.host_events):
+            if m.host_event[i].guest_slot >= 0 and m.host_event[i].slot == slot:
+                counter = m.host_event[i].guest_slot
+        m.overflow_at[counter] = m.wall
+
+
 cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept nogil:
     """Run at most ``cycles`` of guest code, up to the first counter that wraps; return how many ran."""
     cdef uint32_t user_on = enabled(&m.hardware, True), kernel_on = enabled(&m.hardware, False)
@@ -193,6 +205,8 @@ cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept no
     m.wall += cycles
     if kind == WORK:
         m.work += cycles
+    if wrapped:
+        _note_overflows(m, wrapped)
     # SDM vol. 3B: STATUS is set on a wrap whatever INT; INT decides whether a PMI is requested.
     m.hardware.global_status |= bits_of(wrapped)
     wrapped &= m.hardware.interrupt
@@ -234,6 +248,27 @@ cdef void advance_to_now(const machine_t *m, pmu_t *pmu, uint64_t *clock) noexce
     _read_clocks(m, clock)
 
 
+cdef void _meter_absent(machine_t *m, bint on) noexcept nogil:
+    """GLOBAL_CTRL turns: what a counter of its own would count for each event that has none or is stopped."""
+    cdef guest_event_t *e
+    cdef uint64_t n
+    cdef int i
+    for i in range(m.guest_events):
+        e = &m.guest_event[i]
+        if on and e.absent and not e.absent_metered:
+            e.absent_metered = 1
+            _read_clocks(m, e.absent_clock)
+            e.absent_retired[0], e.absent_retired[1] = m.retired[0], m.retired[1]
+        elif not on and e.absent_metered:
+            e.absent_metered = 0
+            n = _since(m, e.event, e.selector & SELECTOR_USR, e.selector & SELECTOR_OS, e.absent_clock)
+            if e.event == EVENT_INSTRUCTIONS:
+                n += m.retired[0] - e.absent_retired[0] if e.selector & SELECTOR_OS else 0
+                n += m.retired[1] - e.absent_retired[1] if e.selector & SELECTOR_USR else 0
+            e.ideal += n
+            e.losses[e.absent] += n
+
+
 cdef void apply_ideal(machine_t *m, access_t *a) noexcept nogil:
     """The same access on the PMU that this guest alone would own."""
     a.applied = 1
@@ -248,6 +283,7 @@ cdef void apply_ideal(machine_t *m, access_t *a) noexcept nogil:
         write_fixed_ctr_ctrl(&m.ideal, a.value)
     elif a.access == ACCESS_GLOBAL_CTRL:
         m.ideal.global_ctrl = a.value
+        _meter_absent(m, a.value != 0)
     elif a.access == ACCESS_RDPMC:
         a.ideal = m.ideal.counter[a.slot]
 

@@ -24,6 +24,7 @@ cdef struct summary_t:  # what one exit of a kind does, found by running it once
     uint64_t spent[SPENT]
     uint64_t switches
     uint64_t refused
+    uint64_t retired[2]
     uint32_t counted  # hardware slots that the emulated instruction advances
     uint32_t counted_ideally
     int handling_activity  # who pays for handling: hypervisor or blind

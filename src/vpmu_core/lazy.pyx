@@ -148,6 +148,8 @@ cdef void _summarise(machine_t *m, uint32_t kind) noexcept nogil:
         s.spent[i] = copy.spent[i] - m.spent[i]
     s.switches = copy.switches - m.switches
     s.refused = copy.refused - m.refused
+    s.retired[0] = copy.retired[0] - m.retired[0]
+    s.retired[1] = copy.retired[1] - m.retired[1]
     # One cycle of handling shows whose clock pays for it, one of idling whether blocking does anything.
     _exit_on_copy(m, copy, e, 1, 0)
     s.handling_activity = BLIND if copy.clock[BLIND] - m.clock[BLIND] > s.clock[BLIND] else HYPERVISOR
@@ -230,6 +232,8 @@ cdef void _add_summary(machine_t *m, const summary_t *s, uint64_t n) noexcept no
     m.spent[COST_FASTPATH_REFUSED] -= s.saved
     m.switches += n * s.switches
     m.refused += n * s.refused
+    m.retired[0] += n * s.retired[0]
+    m.retired[1] += n * s.retired[1]
     _add_emulated(&m.hardware, s.counted, n)
     _add_emulated(&m.ideal, s.counted_ideally, n)
 
@@ -406,7 +410,7 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
     course.running = m.wall - course.idle
     course.most_work = m.work + min(horizon, NEVER - m.work)
     course.most_running = m.next_wall
-    course.end = m.end
+    course.end = min(m.end, m.next_timer)
     if m.work + m.left >= course.most_work:
         return 0
     if m.trace.gap != NULL:

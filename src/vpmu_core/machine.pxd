@@ -3,7 +3,7 @@ from vpmu_core._types cimport uint64_t
 from vpmu_core.lazy cimport lazy_t
 from vpmu_core.registers cimport RegisterFile
 from vpmu_core.random cimport sfc64_t, stream_t
-from vpmu_core.state cimport guest_event_t, host_event_t, machine_t
+from vpmu_core.state cimport guest_event_t, guest_timer_t, host_event_t, machine_t
 
 cdef enum:
     SLICE = 1 << 16  # guest segments between two returns to Python, a few tens of milliseconds
@@ -25,6 +25,7 @@ cdef class Machine:
     cdef _seed(self, words, sfc64_t *generator)
     cdef const void *_column(self, values, dtype) except? NULL
     cdef _fill_stream(self, stream_t *stream, planned, seed)
+    cdef _fill_timer(self, guest_timer_t *timer, periods, second)
     cdef object _totals(self, const machine_t *m)
     cdef object _ledger(self, const uint64_t *causes)
     cdef object _counter(self, const guest_event_t *e)

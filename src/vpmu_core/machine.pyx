@@ -5,7 +5,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from vpmu_core._types cimport NEVER, int64_t, uint16_t, uint32_t, uint64_t
-from vpmu_core.guestperf cimport pmi_handler, read_out, set_up
+from vpmu_core.guestperf cimport pmi_handler, read_out, serve_timers, set_up
+from vpmu_core.guestperiod cimport limit_samples
 from vpmu_core.hostperf cimport read_host_events
 from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
 from vpmu_core.msr cimport reset
@@ -14,7 +15,8 @@ from vpmu_core.random cimport logarithm_table, sfc64_seed, sfc64_t, stream_t
 from vpmu_core.counting cimport meter, running_clock
 from vpmu_core.state cimport (
     ACTIVITIES, CAUSES, CAUSE_NONE, HOST_ACTIVE, MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASES,
-    PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, design_t, guest_event_t,
+    PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, TIMERS, TIMER_INTERVAL,
+    TIMER_ROTATION, TIMER_SWITCH, TIMER_TICK, design_t, guest_event_t, guest_timer_t,
     host_event_t, machine_t, planned_exit_t,
 )
 from vpmu_core.timeline cimport run, start
@@ -27,10 +29,12 @@ from vpmu._costs import COST_NAMES as _COST_NAMES
 from vpmu._plan import ACCESSES as _ACCESSES
 from vpmu._registers import register_file
 
-CAUSE_NAMES = (None, "not_scheduled", "emulated_instruction", "window", "pmu_disabled", "ceded", "host_stale")
+CAUSE_NAMES = (None, "not_scheduled", "emulated_instruction", "window", "pmu_disabled", "ceded", "host_stale",
+               "multiplexed", "throttled")
 OP_NAMES = ("rdmsr", "rdpmc", "wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
 ORIGIN_NAMES = ("host", "hypervisor", "guest")
 PHASE_NAMES = ("setup", "run", "readout")
+GUEST_TIMER_NAMES = ("tick", "rotation", "switch", "interval")
 PMU_EXIT_NAMES = ("MSR_WRITE", "MSR_READ", "RDPMC", "EXTERNAL_INTERRUPT", "EXCEPTION_NMI")
 
 
@@ -39,6 +43,9 @@ cdef void begin(machine_t *m) noexcept nogil:
     cdef int i
     m.budget = SLICE
     m.pmi_arrival = NEVER
+    m.next_timer = NEVER
+    for i in range(TIMERS):
+        m.guest_timer[i].due = NEVER
     for i in range(SLOTS):
         m.vcpu[i].event = -1
         m.rated_event[i] = NO_EVENT
@@ -97,6 +104,7 @@ cdef class Machine:
         self._fill_pmus(plan)
         self._fill_exits(plan)
         self._fill_guest_events(plan)
+        self._fill_guest_clock(plan)
         self._fill_host_events(plan)
         self._fill_design(plan)
         if engine == "template":
@@ -207,13 +215,45 @@ cdef class Machine:
         m.guest_events = len(plan.guest_events)
         for i, planned in enumerate(plan.guest_events):
             e = &m.guest_event[i]
-            e.slot = planned.counter if planned.counter < 32 else planned.counter - 32 + FIXED_SLOT
+            e.slot = -1
+            e.allowed = planned.gp_mask | planned.fixed_mask << FIXED_SLOT
+            if not e.allowed:
+                e.allowed = 1 << (planned.counter if planned.counter < 32 else planned.counter - 32 + FIXED_SLOT)
             e.event = planned.event
             e.selector = planned.selector | SELECTOR_INT
             e.sampling = planned.period > 0
-            e.scheduled = not plan.backed_by_host_events
+            e.scheduled = not plan.backed_by_host_events and planned.counter >= 0
             e.perf.period = planned.period if planned.period else m.guest_max_period
-            e.perf.period_left = e.perf.period
+            e.perf.period_left = e.last_period = e.perf.period
+            e.frequency = planned.frequency
+            e.leader = i if planned.leader < 0 else planned.leader
+            e.pinned = planned.pinned
+            e.task = planned.task
+            e.interval = planned.interval
+            if e.leader == i:
+                m.guest_order[m.guest_leaders] = i
+                m.guest_leaders += 1
+
+    def _fill_guest_clock(self, plan):
+        cdef machine_t *m = &self.m
+        kernel = plan.guest_kernel
+        m.backed = plan.backed_by_host_events
+        m.core_hz = kernel.core_hz
+        m.guest_hz = kernel.hz
+        m.guest_tick_per_event = kernel.tick_per_event
+        m.guest_percent = kernel.cpu_time_max_percent
+        if kernel.hz:
+            limit_samples(m, kernel.max_sample_rate)
+        self._fill_timer(&m.guest_timer[TIMER_TICK], 1, kernel.hz)
+        self._fill_timer(&m.guest_timer[TIMER_ROTATION], kernel.rotation_ms, 1000)
+        self._fill_timer(&m.guest_timer[TIMER_SWITCH], 1, kernel.switches)
+        self._fill_timer(&m.guest_timer[TIMER_INTERVAL], kernel.interval_ms, 1000)
+        m.guest_timers = serve_timers
+
+    cdef _fill_timer(self, guest_timer_t *timer, periods, second):
+        if periods and second:
+            timer.numerator = self.m.core_hz * periods
+            timer.denominator = second
 
     def _fill_host_events(self, plan):
         cdef machine_t *m = &self.m
@@ -344,6 +384,8 @@ cdef class Machine:
                 "pending": pending,
                 "skid_past_exit": m.pmi.skid_past_exit,
             },
+            "guest_timers": {GUEST_TIMER_NAMES[i]: m.guest_timer[i].fired for i in range(TIMERS)},
+            "samples_per_tick": m.guest_samples_per_tick,
             "spent": spent,
             "reprograms": m.reprograms,
             "creates": m.creates,
@@ -360,6 +402,12 @@ cdef class Machine:
             "losses": self._ledger(e.losses),
             "gains": self._ledger(e.gains),
             "samples": e.samples,
+            "expected": e.expected,
+            "late": e.late,
+            "throttles": e.throttles,
+            "period": e.perf.period,
+            "enabled": e.enabled,
+            "running": e.running,
             "scheduled": bool(e.scheduled),
         }
 

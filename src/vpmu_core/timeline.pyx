@@ -128,6 +128,7 @@ cdef void _retire(machine_t *m, int cpl) noexcept nogil:
     cdef int slot, i
     if m.guest_events == 0:
         return
+    m.retired[cpl > 0] += 1
     wanted = enabled(&m.ideal, cpl > 0) & m.ideal_instructions
     left = wanted
     while left:
@@ -249,13 +250,16 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
             continue
         d = cycles
         if kind == WORK:
+            if m.wall >= m.next_timer:
+                m.guest_timers(m)
+                continue
             if m.wall >= m.end:
                 m.ended = True
                 return cycles
             if m.budget <= 0:
                 m.yielded = True
                 return cycles
-            d = min(d, m.end - m.wall)
+            d = min(d, min(m.end, m.next_timer) - m.wall)
         if cycles == 0:
             return 0
         d = min(d, m.pmi_arrival - m.wall)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._clocks import GUEST, HYPERVISOR
+from ._clocks import HYPERVISOR
 from ._counters import INSTRUCTIONS, Counters
 from ._designs import NoPmu
 from ._hostevents import ACTIVE, HostEvent
 from ._hostperf import backing_event
-from ._tally import add
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -26,8 +25,6 @@ class Backed:
         self.event: HostEvent | None = None
         self.paused = False
         self.key: int | None = None
-        #: Guest clocks since which the backing event has not been running, or None.
-        self.missing_since: list[int] | None = None
 
 
 class Emulated(NoPmu):
@@ -125,6 +122,7 @@ class Emulated(NoPmu):
             # An overflow by an emulated instruction is dropped here.
             return
         if overflow:
+            self.machine.note_overflow(c)
             guest.status |= 1 << c
             if guest.interrupts(c):
                 self.raise_pmi()
@@ -179,32 +177,27 @@ class Emulated(NoPmu):
 
     def entered(self) -> None:
         """Start and stop metering what counters without a running event miss."""
-        for event in self.machine.perf.events:
-            backed = self._backed[event.counter]
-            running = backed.event is not None and not backed.paused and backed.event.state == ACTIVE
-            wanted = event.active and self.machine.ideal.enabled(event.counter)
-            missing = wanted and not running
+        machine = self.machine
+        for event in machine.perf.events:
+            c = event.counter
+            wanted = c is not None and event.active and machine.ideal.enabled(c)
+            running = False
+            levels = (False, False)
+            if wanted and c is not None:
+                backed = self._backed[c]
+                running = backed.event is not None and not backed.paused and backed.event.state == ACTIVE
+                levels = machine.ideal.levels(c)
             event.scheduled = event.scheduled or (wanted and running)
-            if missing and backed.missing_since is None:
-                backed.missing_since = list(self.machine.clocks.cycles)
-            elif not missing:
-                self._close(event.counter)
+            event.meter_missing(wanted and not running, machine.clocks.cycles, levels, machine.rates)
 
-    def _close(self, c: int) -> None:
-        backed = self._backed[c]
-        if backed.missing_since is None:
-            return
-        now = self.machine.clocks.cycles
-        step = [(a, backed.missing_since[a], now[a]) for a in GUEST]
-        user, kernel = self.machine.ideal.levels(c)
-        backed.missing_since = None
-        for event in self.machine.perf.events:
-            if event.counter == c:
-                # The event of the counter, even when its selector has just lost EN.
-                n = self.machine.rates.count(self.machine.ideal.event(c), step, user, kernel)
-                add(event.losses, "not_scheduled", n)
+    def guest_counter_behind(self, c: int) -> int:
+        """The counter whose event is on a hardware counter."""
+        for mine, backed in self._backed.items():
+            if backed.event is not None and backed.event.in_hardware and backed.event.counter == c:
+                return mine
+        return c
 
     def finish(self) -> None:
         """Close every meter."""
-        for c in self._backed:
-            self._close(c)
+        for event in self.machine.perf.events:
+            event.meter_missing(False, self.machine.clocks.cycles, (False, False), self.machine.rates)

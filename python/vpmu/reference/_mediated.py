@@ -98,6 +98,7 @@ class Mediated(Design):
                 counted.add(c)
                 guest.counter[c] = (guest.counter[c] + 1) % guest.modulus(c)
                 if guest.counter[c] == 0:
+                    self.machine.note_overflow(c)
                     guest.status |= 1 << c
                     if guest.interrupts(c):
                         self.raise_pmi()

@@ -156,6 +156,8 @@ class Machine:
             "pmi": {**tally.pmi, "pending": int(pending)},
             "ops": tally.ops,
             "guest_accesses": tally.guest_accesses,
+            "guest_timers": {name: timer.fired for name, timer in self.perf.timers.items()},
+            "samples_per_tick": self.perf.limit.per_tick if self.perf.limit else 0,
             "spent": dict(tally.spent),
             "reprograms": tally.reprograms,
             "creates": tally.creates,
@@ -250,13 +252,16 @@ class Machine:
                 planned = plan.exits[kind]
                 self._planned_exit(kind, planned.handling, planned.idle)
                 continue
+            if work and wall >= self.perf.next_timer:
+                self.perf.serve_timer()
+                continue
             if work and wall >= plan.end:
                 return max(n, 1)
             if n == 0:
                 return 0
             d = n if left_alone else min(n, self._next_wall - clocks.running)
             if work:
-                d = min(d, plan.end - wall)
+                d = min(d, plan.end - wall, self.perf.next_timer - wall)
             if self._in_flight is not None:
                 d = min(d, self._in_flight - wall)
             ran, wrapped = self._advance_guest(work, d)
@@ -401,13 +406,14 @@ class Machine:
             if self.ideal.enabled(c) and self.ideal.event(c) == INSTRUCTIONS and self.ideal.counts_level(c, cpl):
                 self.ideal.counter[c] = (self.ideal.counter[c] + 1) % self.ideal.modulus(c)
                 ideal.add(c)
-        self.perf.account_instruction(ideal, self.design.retire(cpl))
+        self.perf.account_instruction(cpl, ideal, self.design.retire(cpl))
 
     # PMIs.
 
     def _overflow(self, c: int) -> None:
         """A hardware counter wrapped."""
         self.hardware.status |= 1 << c
+        self.note_overflow(self.design.guest_counter_behind(c))
         if not self.hardware.interrupts(c):
             return
         self.tally.pmi["raised"] += 1
@@ -416,6 +422,10 @@ class Machine:
         else:
             skid = self.plan.cpu.skid
             self._in_flight = self.clocks.wall + uniform(self._skid.draw(), skid.minimum, skid.maximum)
+
+    def note_overflow(self, c: int) -> None:
+        """A guest counter overflowed now."""
+        self.perf.overflow_at[c] = self.clocks.wall
 
     def arrival_check(self) -> None:
         """In host mode: a PMI in flight may arrive now."""

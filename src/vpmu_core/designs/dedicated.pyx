@@ -63,6 +63,7 @@ cdef uint32_t _retire(machine_t *m, int cpl) noexcept nogil:
         m.hardware.counter[slot] = (m.hardware.counter[slot] + 1) & width_mask(&m.hardware, slot)
         if m.hardware.counter[slot] == 0:
             _write(m, OP_WRMSR_GLOBAL)
+            m.overflow_at[slot] = m.wall
             m.hardware.global_status |= bits_of(bit)
             if m.hardware.interrupt & bit:
                 m.pmi.raised += 1
