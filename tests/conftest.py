@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, settings
 import vpmu
 import vpmu.reference
 
-pytest.register_assert_rewrite("command_line", "kvm_unit_tests", "pmu_models", "pmu_pair", "recorded_files")
+pytest.register_assert_rewrite(
+    "command_line", "guest_perfs", "kvm_unit_tests", "pmu_models", "pmu_pair", "recorded_files"
+)
 settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
 settings.register_profile(
     "nightly",

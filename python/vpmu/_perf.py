@@ -44,7 +44,9 @@ def _events(events: Sequence[str]) -> tuple[str, ...]:
     if isinstance(events, str) or not events:
         raise ScenarioError(f"events must be a non-empty list of event names, not {events!r}")
     for element in events:
-        for event in _members(element) if isinstance(element, str) else (element,):
+        if not isinstance(element, str):
+            raise ScenarioError(f"events must be names: {element!r} is no event")
+        for event in _members(element):
             parse_event(event)
     return tuple(events)
 

@@ -5,9 +5,8 @@ from vpmu_core.guestaccess cimport (
     arm_event, expect_samples, guest_access, guest_work, pmu_disable, pmu_enable, read_event, write_guest_lvtpc,
 )
 from vpmu_core.guestperiod cimport adjust_period, guest_time, handler_took, tick_nsec
-from vpmu_core.guestsched cimport (
-    close_event, enable_events, events_out, rotate, switch_task, throttle, tick, update_times,
-)
+from vpmu_core.guestsched cimport close_event, enable_events, events_out, rotate, switch_task, update_times
+from vpmu_core.guesttick cimport throttle, tick
 from vpmu_core.guesttimer cimport restart_timer, start_timer
 from vpmu_core.state cimport (
     ACCESS_GLOBAL_STATUS, ACCESS_OVF_CTRL, CAUSE_NONE, COST_GUEST_NMI_ENTRY, COST_GUEST_NMI_EXIT,
