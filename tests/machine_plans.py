@@ -38,6 +38,7 @@ def guest_clock(
         draw(st.sampled_from([1, 4])),
         draw(st.sampled_from([0, 0, 3])),
         draw(st.sampled_from([0, 0, 150])),
+        draw(st.booleans()) and draw(st.booleans()),
         draw(st.sampled_from([100_000, 1000, 1])),
     )
     if draw(st.booleans()):

@@ -165,6 +165,15 @@ def test_context_switches_of_perf_stat() -> None:
         assert part.enabled == part.running == pytest.approx(all_.enabled / 2, rel=0.01)
 
 
+def test_threads_swap_their_contexts() -> None:
+    """Contexts that are clones are not reprogrammed: four writes of GLOBAL_CTRL a switch, and nothing is missed."""
+    result = simulated("stat:cycles,branches:task=1000:threads", seconds="0.1005")
+    assert accesses(result, "run") == dict.fromkeys(CLASSES, 0) | {"wrmsr_global": 400}
+    for counter in result.counters:
+        assert counter.running == counter.enabled
+        assert "exact" in counter.flags
+
+
 def test_a_task_starts_at_once_and_ends_at_once() -> None:
     """exec: GC=0; CTR and SEL of each; LVTPC; FCC; GC=ALL. Exit: GC=0; SEL, RDPMC of each; FCC; GC=ALL."""
     result = simulated("stat:cycles,branches:task", seconds="0.001")

@@ -18,6 +18,7 @@ from vpmu._scenario import plan
     [
         (["stat:cycles:interval=10", "stat:branches:interval=20"], {}, "interval=10 and interval=20"),
         (["stat:cycles:task=10", "record:branches:freq=9:task=20"], {}, "task=10 and task=20"),
+        (["stat:cycles:task=10", "stat:cycles:task=10:threads"], {}, "threads=False and threads=True"),
         (["watchdog", "watchdog"], {}, "one watchdog"),
         (["stat:" + ",".join(["cycles"] * 25)], {}, "at most 24"),
         (["stat:{" + ",".join(["branches"] * 9) + "}"], {}, "does not fit 8 GP and 3 fixed.*EINVAL"),
@@ -42,6 +43,8 @@ def test_what_one_guest_cannot_have(perf: list[str], more: dict[str, object], sa
         (lambda: vpmu.PerfRecord(["cycles"], freq=100_001), "max_sample_rate"),
         (lambda: vpmu.PerfStat(["cycles"], interval=True), "interval True"),
         (lambda: vpmu.PerfStat(["cycles"], task=-1), "task -1"),
+        (lambda: vpmu.PerfStat(["cycles"], threads=True), "give task"),
+        (lambda: vpmu.PerfStat(["cycles"], task=1, threads=1), "threads must be"),  # type: ignore[arg-type]
         (lambda: vpmu.PerfStat(["{cycles", "branches}"]), "must be written"),
         (lambda: vpmu.PerfStat([7]), "7 is no event"),  # type: ignore[list-item]
     ],

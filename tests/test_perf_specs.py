@@ -181,6 +181,8 @@ def test_periods_up_to_half_a_counter(period: int) -> None:
         ("stat:cycles:task=100001", "task 100001 must be an integer from 0 to 100000"),
         ("stat:cycles:throttle", "unknown guest perf option 'throttle'"),
         ("record:cycles:period=5:throttle=1", "throttle takes no value"),
+        ("stat:cycles:task:threads=1", "threads takes no value"),
+        ("stat:cycles:threads", "give task"),
         ("record:cycles:interval=5:period=5", "unknown guest perf option 'interval'"),
         ("record:cycles", "needs a period or a frequency; write record:cycles:period=1000000 or :freq=4000"),
         ("record:cycles:freq=0", "freq 0 must be an integer from 1 to 100000"),
@@ -211,7 +213,7 @@ def test_guest_perf_that_is_none_says_what_to_write(spec: str, said: str) -> Non
         vpmu.PerfRecord(["instructions", "r003c:k"], 12345),
         vpmu.PerfRecord(["{instructions,cycles}:k", "branches:u"], freq=99, task=0),
         vpmu.PerfRecord(["cycles"], 5, throttle=True, task=3),
-        vpmu.PerfStat(["{cycles,cpu/event=0xc0/}", "branches"], interval=10, task=1000),
+        vpmu.PerfStat(["{cycles,cpu/event=0xc0/}", "branches"], interval=10, task=1000, threads=True),
         vpmu.GuestWatchdog(),
     ],
 )

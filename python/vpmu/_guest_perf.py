@@ -98,6 +98,7 @@ def check_perfs(perfs: Sequence[GuestPerf], hz: int, kernel: str) -> None:
     for name, values in (
         ("interval", {perf.interval for perf in perfs if isinstance(perf, PerfStat) and perf.interval}),
         ("task", {perf.task for perf in perfs if perf.task is not None}),
+        ("threads", {perf.threads for perf in perfs if perf.task is not None}),
     ):
         if len(values) > 1:
             several = " and ".join(f"{name}={value}" for value in sorted(values))
@@ -190,4 +191,5 @@ def guest_kernel(
         rotation_ms=1000 // hz if any(event.counter < 0 for event in events) else 0,
         interval_ms=max((perf.interval for perf in perfs if isinstance(perf, PerfStat)), default=0),
         switches=max((perf.task or 0 for perf in perfs), default=0),
+        clones=any(perf.threads for perf in perfs),
     )

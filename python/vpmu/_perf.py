@@ -74,10 +74,18 @@ class _Events:
         return tuple(name for group in self.groups for name in group)
 
 
-def _task(switches: int | None) -> str:
+def _task(switches: int | None, threads: bool) -> str:
     if switches is None:
         return ""
-    return f":task={switches}" if switches else ":task"
+    return (f":task={switches}" if switches else ":task") + (":threads" if threads else "")
+
+
+def _checked_task(task: int | None, threads: bool) -> int | None:
+    if not isinstance(threads, bool):
+        raise ScenarioError(f"threads must be true or false, not {threads!r}")
+    if threads and task is None:
+        raise ScenarioError("threads are those of a task; give task, the context switches per second")
+    return None if task is None else _option("task", task, 0, 100_000, " switches")
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,8 @@ class PerfStat(_Events):
     task : int, optional
         Counts one task instead of the CPU (no ``-a``), with so many context switches per second; each takes the task
         off the CPU, or back.
+    threads : bool
+        Each context switch is from one thread of the task to another: Linux swaps their contexts, and all is counted.
 
     Raises
     ------
@@ -103,15 +113,19 @@ class PerfStat(_Events):
     events: tuple[str, ...]
     interval: int
     task: int | None
+    threads: bool
 
-    def __init__(self, events: Sequence[str], *, interval: int = 0, task: int | None = None) -> None:
+    def __init__(
+        self, events: Sequence[str], *, interval: int = 0, task: int | None = None, threads: bool = False
+    ) -> None:
         object.__setattr__(self, "interval", _option("interval", interval, 0, 1_000_000, " milliseconds"))
-        object.__setattr__(self, "task", None if task is None else _option("task", task, 0, 100_000, " switches"))
+        object.__setattr__(self, "task", _checked_task(task, threads))
+        object.__setattr__(self, "threads", threads)
         object.__setattr__(self, "events", _events(events))
 
     def __str__(self) -> str:
         interval = f":interval={self.interval}" if self.interval else ""
-        return f"stat:{','.join(self.events)}{interval}{_task(self.task)}"
+        return f"stat:{','.join(self.events)}{interval}{_task(self.task, self.threads)}"
 
 
 @dataclass(frozen=True)
@@ -127,6 +141,7 @@ class PerfRecord(_Events):
     freq : int
         1 to 100,000 samples per second (``-F``), to which Linux adapts the period; 0: by period.
     task : int, optional
+    threads : bool
         As in :class:`PerfStat`.
     throttle : bool
         The guest's tick limits how many samples come, as it always does with ``freq``.
@@ -141,6 +156,7 @@ class PerfRecord(_Events):
     period: int
     freq: int
     task: int | None
+    threads: bool
     throttle: bool
 
     def __init__(
@@ -150,6 +166,7 @@ class PerfRecord(_Events):
         *,
         freq: int = 0,
         task: int | None = None,
+        threads: bool = False,
         throttle: bool = False,
     ) -> None:
         if freq:
@@ -160,7 +177,8 @@ class PerfRecord(_Events):
             _option("period", period, 1, (1 << 47) - 1, "")
         if not isinstance(throttle, bool):
             raise ScenarioError(f"throttle must be true or false, not {throttle!r}")
-        object.__setattr__(self, "task", None if task is None else _option("task", task, 0, 100_000, " switches"))
+        object.__setattr__(self, "task", _checked_task(task, threads))
+        object.__setattr__(self, "threads", threads)
         object.__setattr__(self, "events", _events(events))
         object.__setattr__(self, "period", period)
         object.__setattr__(self, "freq", freq)
@@ -168,7 +186,8 @@ class PerfRecord(_Events):
 
     def __str__(self) -> str:
         how = f"freq={self.freq}" if self.freq else f"period={self.period}"
-        return f"record:{','.join(self.events)}:{how}{':throttle' if self.throttle else ''}{_task(self.task)}"
+        limit = ":throttle" if self.throttle else ""
+        return f"record:{','.join(self.events)}:{how}{limit}{_task(self.task, self.threads)}"
 
 
 @dataclass(frozen=True)
@@ -180,6 +199,7 @@ class GuestWatchdog(_Events):
 
     events: tuple[str, ...] = ("cycles",)
     task: int | None = None
+    threads: bool = False
 
     #: Sysctl kernel.watchdog_thresh, in seconds of unhalted cycles.
     THRESHOLD: ClassVar[int] = 10
@@ -249,7 +269,10 @@ class HostEvent:
 WATCHDOG = HostEvent("cycles", name="watchdog")
 
 
-_OPTIONS = {"stat": ("interval", "task"), "record": ("period", "freq", "task", "throttle")}
+_OPTIONS = {
+    "stat": ("interval", "task", "threads"),
+    "record": ("period", "freq", "task", "threads", "throttle"),
+}
 
 
 def _integer(spec: str, key: str, text: str) -> int:
@@ -262,7 +285,8 @@ def _integer(spec: str, key: str, text: str) -> int:
 def parse_guest_perf(spec: str) -> GuestPerf:
     """Parse ``stat:EVENT,…[:interval=MS]``, ``record:EVENT,…:period=N``, ``record:EVENT,…:freq=HZ`` or ``watchdog``.
 
-    ``:task`` or ``:task=SWITCHES`` counts one task; ``:throttle`` limits the samples of a period.
+    ``:task`` or ``:task=SWITCHES`` counts one task, with ``:threads`` one that switches between its threads;
+    ``:throttle`` limits the samples of a period.
 
     Raises
     ------
@@ -277,7 +301,7 @@ def parse_guest_perf(spec: str) -> GuestPerf:
     if head not in _OPTIONS:
         raise UnknownName("guest perf command", head, (*_OPTIONS, "watchdog"))
     options: dict[str, str] = {}
-    while len(rest) > 1 and (rest[-1] in ("task", "throttle") or ("=" in rest[-1] and "/" not in rest[-1])):
+    while len(rest) > 1 and (rest[-1] in ("task", "threads", "throttle") or ("=" in rest[-1] and "/" not in rest[-1])):
         key, _, value = rest.pop().partition("=")
         if key in options:
             raise ScenarioError(f"guest perf {spec!r}: {key} is given twice")
@@ -290,12 +314,14 @@ def parse_guest_perf(spec: str) -> GuestPerf:
             raise ScenarioError(f"guest perf {spec!r}: {key}= samples; write record:{','.join(names)}:{key}=N")
         if key not in _OPTIONS[head]:
             raise UnknownName("guest perf option", key, _OPTIONS[head])
-    if options.get("throttle"):
-        raise ScenarioError(f"guest perf {spec!r}: throttle takes no value")
+    for key in ("threads", "throttle"):
+        if options.get(key):
+            raise ScenarioError(f"guest perf {spec!r}: {key} takes no value")
+    threads = "threads" in options
     task = _integer(spec, "task", options["task"] or "0") if "task" in options else None
     numbers = {key: _integer(spec, key, options[key]) for key in ("interval", "period", "freq") if key in options}
     if head == "stat":
-        return PerfStat(names, interval=numbers.get("interval", 0), task=task)
+        return PerfStat(names, interval=numbers.get("interval", 0), task=task, threads=threads)
     if not numbers:
         raise ScenarioError(
             f"guest perf {spec!r} needs a period or a frequency; write record:{','.join(names)}:period=1000000 "
@@ -306,7 +332,12 @@ def parse_guest_perf(spec: str) -> GuestPerf:
     (key,) = numbers
     _option(key, numbers[key], 1, MAX_SAMPLE_RATE if key == "freq" else (1 << 47) - 1, "")
     return PerfRecord(
-        names, numbers.get("period", 0), freq=numbers.get("freq", 0), task=task, throttle="throttle" in options
+        names,
+        numbers.get("period", 0),
+        freq=numbers.get("freq", 0),
+        task=task,
+        threads=threads,
+        throttle="throttle" in options,
     )
 
 

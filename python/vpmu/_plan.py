@@ -145,6 +145,8 @@ class GuestKernel:
         Of multiplexing and of ``perf stat -I``; 0: never.
     switches : int
         Context switches per second.
+    clones : bool
+        They are between threads of the task, whose contexts Linux swaps.
     max_sample_rate, cpu_time_max_percent : int
         Sysctls ``kernel.perf_event_max_sample_rate`` and ``kernel.perf_cpu_time_max_percent``.
     """
@@ -155,6 +157,7 @@ class GuestKernel:
     rotation_ms: int = 0
     interval_ms: int = 0
     switches: int = 0
+    clones: bool = False
     max_sample_rate: int = 100_000
     cpu_time_max_percent: int = 25
 

@@ -243,16 +243,18 @@ def _notes(scenario: Scenario, forced: str, counters: tuple[Counter, ...], raw: 
     if counters and 100 * scenario.end_cycles < hz:
         notes.append("in less than 10 ms the set-up of guest perf weighs heavily")
     why = "a PMI was lost, so nobody armed the counter again" if lost else "the period is shorter than a PMI takes"
+    turns = "ticks, rotations and switches reload a counter before its PMI is handled"
     for (_, period), counter in zip(scenario.guest_events(), counters, strict=True):
         if period and counter.samples < counter.value // period - 1:
             notes.append(
-                f"{counter.event}: {counter.samples} samples where {counter.value // period} periods went by: {why}"
+                f"{counter.event}: {counter.samples} samples where {counter.value // period} periods went by: "
+                + (turns if "multiplexed" in counter.losses and not lost else why)
             )
     for request, counter in zip(scenario.guest_requests(), counters, strict=True):
         if request.frequency and counter.samples < counter.samples_expected - 1:
             notes.append(
                 f"{counter.event}: {counter.samples} samples where {counter.samples_expected} periods went by: "
-                + (why if lost else "ticks, rotations and switches reload a counter before its PMI is handled")
+                + (why if lost else turns)
             )
     if forced:
         notes.append(f"hypothetical: {forced}")

@@ -287,6 +287,12 @@ cdef void switch_task(machine_t *m) noexcept nogil:
     """A context switch: the task's events leave, or return (perf_event_context_sched_out(), _sched_in())."""
     cdef int i
     guest_work(m, COST_GUEST_PERF_CALL)
+    if m.guest_clones:
+        # Out and in of contexts that are clones: the events stay where they are.
+        for i in range(2):
+            pmu_disable(m)
+            pmu_enable(m)
+        return
     if m.stopped:
         return
     update_times(m)

@@ -241,6 +241,7 @@ cdef class Machine:
         m.core_hz = kernel.core_hz
         m.guest_hz = kernel.hz
         m.guest_tick_per_event = kernel.tick_per_event
+        m.guest_clones = kernel.clones
         m.guest_percent = kernel.cpu_time_max_percent
         if kernel.hz:
             limit_samples(m, kernel.max_sample_rate)

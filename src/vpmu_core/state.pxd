@@ -361,6 +361,7 @@ cdef struct machine_s:
     bint guest_rotates[2]  # Linux rotate_necessary of the CPU's and the task's context
     bint backed  # what counts for the guest are host events
     bint guest_away  # the task is not on the CPU
+    bint guest_clones  # context switches are between threads of the task, whose contexts are swapped
     bint guest_tick_per_event  # a tick has a bracket for each event (Linux before 6.10)
     uint64_t core_hz
     uint64_t guest_hz  # of the tick; 0: none

@@ -279,8 +279,13 @@ class Scheduler(Accesses):
         self._enable()
 
     def switch_task(self) -> None:
-        """A context switch: the task's events leave, or return."""
+        """A context switch: the task's events leave, or return; those of a thread's clone stay."""
         self._call()
+        if self._kernel.clones:
+            for _ in ("out", "in"):
+                self._disable()
+                self._enable()
+            return
         self._pass_time()
         self._disable()
         mine = [event for event in self.events if event.task]
