@@ -71,6 +71,7 @@ def guest_clock(
                 pinned=pinned,
                 task=mine,
                 interval=draw(st.booleans()),
+                reads_group=draw(st.booleans()),
             )
         )
     return made, kernel

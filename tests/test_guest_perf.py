@@ -40,6 +40,7 @@ PERFS = [
     ),
     ("watchdog", times(12, "record:{}:freq=9000:task=2000", "cycles"), "stat:branches,branches:u"),
     ("record:{cycles,instructions},branches:period=20000:throttle",),
+    ("record:{cycles,instructions,branches}:Su:freq=20000",),
 ]
 
 
@@ -137,6 +138,17 @@ def test_a_group_overflows_in_lock_step() -> None:
     result = simulated("record:{" + ",".join(["instructions"] * 6) + "}:freq=1000", hz=1000)
     assert sum(c.samples for c in result.counters) == 6 * result.raw["handlers"]
     assert sum(accesses(result, "run").values()) == pytest.approx(42_000, rel=0.01)
+
+
+def test_a_leader_that_samples_reads_its_group() -> None:
+    """One RDPMC more of each other event in each sample."""
+    result = simulated("record:{cycles,branches,instructions}:S:period=3000017", seconds="0.1")
+    leader, *others = result.counters
+    assert leader.samples == leader.samples_expected == result.raw["handlers"] > 90
+    assert [counter.samples_expected for counter in others] == [0, 0]
+    made = accesses(result, "run")
+    assert made["rdpmc"] == 3 * leader.samples
+    assert made["wrmsr_counter"] == leader.samples
 
 
 @pytest.mark.parametrize(("kernel", "pairs"), [("6.2", 3), ("6.9", 3), ("6.10", 1), ("6.14", 1)])

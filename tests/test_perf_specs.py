@@ -171,6 +171,7 @@ def test_periods_up_to_half_a_counter(period: int) -> None:
         ("stat:{instructions,{cycles}}", "must be written"),
         ("stat:{instructions}u", "must be written"),
         ("stat:{}", "group '{}' names no event"),
+        ("stat:{cycles,branches}:S", "S samples; use record"),
         ("stat:{instructions,cycels}", "did you mean cycles"),
         ("stat:{instructions,cycles}:p", "modifier 'p'"),
         ("stat:cycles:period=5", "write record:cycles:period=N"),
@@ -214,6 +215,7 @@ def test_guest_perf_that_is_none_says_what_to_write(spec: str, said: str) -> Non
         vpmu.PerfRecord(["{instructions,cycles}:k", "branches:u"], freq=99, task=0),
         vpmu.PerfRecord(["cycles"], 5, throttle=True, task=3),
         vpmu.PerfStat(["{cycles,cpu/event=0xc0/}", "branches"], interval=10, task=1000, threads=True),
+        vpmu.PerfRecord(["{cycles,instructions}:Su"], freq=99),
         vpmu.GuestWatchdog(),
     ],
 )

@@ -37,11 +37,15 @@ class Request:
     perf : PerfStat, PerfRecord or GuestWatchdog
     leader : int
         Index of its group's first event, its own without a group.
+    samples, reads_group : bool
+        Of ``{a,b}:S`` only a samples, and reads b.
     """
 
     event: Event
     perf: GuestPerf
     leader: int
+    samples: bool = True
+    reads_group: bool = False
 
     @property
     def pinned(self) -> bool:
@@ -51,21 +55,23 @@ class Request:
     @property
     def frequency(self) -> int:
         """Samples per second, 0 without a frequency."""
-        return self.perf.freq if isinstance(self.perf, PerfRecord) else 0
+        return self.perf.freq if isinstance(self.perf, PerfRecord) and self.samples else 0
 
     @property
     def fixed_period(self) -> int:
         """Period of a sampling event that stays as it is; 0 for others."""
-        return self.perf.period if isinstance(self.perf, PerfRecord) else 0
+        return self.perf.period if isinstance(self.perf, PerfRecord) and self.samples else 0
 
 
 def requests(perfs: Sequence[GuestPerf]) -> tuple[Request, ...]:
     """All events of the guest in the order in which they are opened."""
     found: list[Request] = []
     for perf in perfs:
-        for group in perf.groups:
+        for group, alone in zip(perf.groups, perf.leaders_sample, strict=True):
             leader = len(found)
-            found += [Request(parse_event(name), perf, leader) for name in group]
+            first, *others = group
+            found.append(Request(parse_event(first), perf, leader, reads_group=alone))
+            found += [Request(parse_event(name), perf, leader, samples=not alone) for name in others]
     return tuple(found)
 
 
@@ -173,6 +179,7 @@ def planned_events(
                 pinned=request.pinned,
                 task=perf.task is not None,
                 interval=isinstance(perf, PerfStat) and perf.interval > 0,
+                reads_group=request.reads_group,
             )
         )
     return tuple(planned)

@@ -28,7 +28,7 @@ MAX_SAMPLE_RATE = 100_000
 
 
 def _members(element: str) -> tuple[str, ...]:
-    """Events of one element of a list: its own, or those of a group ``{a,b}`` with the group's modifiers."""
+    """Events of one element of a list: its own, or those of a group ``{a,b}`` with the group's modifiers but ``S``."""
     if not element.startswith("{"):
         return (element,)
     inside, closed, modifiers = element[1:].rpartition("}")
@@ -37,6 +37,8 @@ def _members(element: str) -> tuple[str, ...]:
     names = _split(inside, ",")
     if not all(names):
         raise ScenarioError(f"group {element!r} names no event; write {{instructions,cycles}}")
+    modifiers = modifiers.replace("S", "")
+    modifiers = "" if modifiers == ":" else modifiers
     return tuple(f"{name}{modifiers}" if not name.endswith("/") else f"{name}{modifiers[1:]}" for name in names)
 
 
@@ -67,6 +69,11 @@ class _Events:
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Events, those of a group together."""
         return tuple(_members(element) for element in self.events)
+
+    @property
+    def leaders_sample(self) -> tuple[bool, ...]:
+        """For each of :attr:`groups`, whether its first event alone samples, and the others are read then (``:S``)."""
+        return tuple(element.startswith("{") and "S" in element.rpartition("}")[2] for element in self.events)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -122,6 +129,8 @@ class PerfStat(_Events):
         object.__setattr__(self, "task", _checked_task(task, threads))
         object.__setattr__(self, "threads", threads)
         object.__setattr__(self, "events", _events(events))
+        if any(self.leaders_sample):
+            raise ScenarioError(f"group {self.events[self.leaders_sample.index(True)]!r}: S samples; use record")
 
     def __str__(self) -> str:
         interval = f":interval={self.interval}" if self.interval else ""
@@ -135,7 +144,7 @@ class PerfRecord(_Events):
     Parameters
     ----------
     events : sequence of str
-        Events as perf writes them; ``{a,b}`` is a group.
+        Events as perf writes them; ``{a,b}`` is a group; in ``{a,b}:S`` only a samples, and b is read with each sample.
     period : int
         1 to 2**47 - 1 occurrences (``-c``); 0: by frequency.
     freq : int

@@ -112,6 +112,8 @@ class PlannedGuestEvent:
         Of a task, which context switches take off the CPU; otherwise of the CPU.
     interval : bool
         Read by the interval timer.
+    reads_group : bool
+        Its samples have the counts of all events of its group.
     """
 
     event: int
@@ -127,6 +129,7 @@ class PlannedGuestEvent:
     pinned: bool = False
     task: bool = False
     interval: bool = False
+    reads_group: bool = False
 
 
 @dataclass(frozen=True)

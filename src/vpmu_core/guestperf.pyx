@@ -48,6 +48,16 @@ cdef void set_up(machine_t *m) noexcept nogil:
     start_timer(m, TIMER_INTERVAL, m.wall)
 
 
+cdef void _read_group(machine_t *m, const guest_event_t *e) noexcept nogil:
+    """perf_output_read_group(): an RDPMC of each other event of the group."""
+    cdef guest_event_t *other
+    cdef int i
+    for i in range(e.leader, m.guest_events):
+        other = &m.guest_event[i]
+        if other.leader == e.leader and other != e and other.state == GUEST_ON and not m.stopped:
+            read_event(m, other)
+
+
 cdef void _sample(machine_t *m, guest_event_t *e) noexcept nogil:
     """__perf_event_overflow(): throttling, the next period but one, and the sample."""
     cdef uint64_t now, since
@@ -71,6 +81,8 @@ cdef void _sample(machine_t *m, guest_event_t *e) noexcept nogil:
             adjust_period(e, since, e.last_period)
         e.timed = 1
         e.time_stamp = now
+    if e.reads_group:
+        _read_group(m, e)
     guest_work(m, COST_GUEST_SAMPLE)
 
 
@@ -148,17 +160,14 @@ cdef void serve_timers(machine_t *m) noexcept nogil:
 
 
 cdef void read_out(machine_t *m) noexcept nogil:
-    """The end of perf: one ioctl disables each group and folds its counts; a task's events leave with it."""
+    """The end of perf: one ioctl disables each group (sysctl kernel.nmi_watchdog its event); a task's leave with it."""
     cdef guest_event_t *e
     cdef bint tasks = False
     cdef int i
     for i in range(m.guest_events):
         e = &m.guest_event[i]
         tasks = tasks or e.task
-        if e.pinned:
-            read_event(m, e)
-            expect_samples(e)
-        elif e.leader == i and not e.task:
+        if e.leader == i and not e.task:
             close_event(m, i)
     if tasks:
         guest_work(m, COST_GUEST_PERF_CALL)

@@ -289,9 +289,10 @@ cdef void switch_task(machine_t *m) noexcept nogil:
     guest_work(m, COST_GUEST_PERF_CALL)
     if m.guest_clones:
         # Out and in of contexts that are clones: the events stay where they are.
-        for i in range(2):
-            pmu_disable(m)
-            pmu_enable(m)
+        pmu_disable(m)
+        pmu_enable(m)
+        pmu_disable(m)
+        pmu_enable(m)
         return
     if m.stopped:
         return

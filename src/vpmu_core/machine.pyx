@@ -230,6 +230,7 @@ cdef class Machine:
             e.pinned = planned.pinned
             e.task = planned.task
             e.interval = planned.interval
+            e.reads_group = planned.reads_group
             if e.leader == i:
                 m.guest_order[m.guest_leaders] = i
                 m.guest_leaders += 1

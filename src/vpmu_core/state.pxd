@@ -195,6 +195,7 @@ cdef struct guest_event_t:
     uint8_t pinned  # a kernel counter that always counts: the watchdog
     uint8_t task  # of a task's context, not the CPU's
     uint8_t interval  # read by the interval timer
+    uint8_t reads_group  # a sample has the counts of its group
     uint8_t armed  # its slot holds its count
     uint8_t throttled
     uint8_t absent  # cause for which it does not count although it is enabled

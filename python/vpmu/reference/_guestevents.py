@@ -59,6 +59,7 @@ class GuestEvent:
         self.frequency = planned.frequency
         self.leader = index if planned.leader < 0 else planned.leader
         self.pinned, self.task, self.interval = planned.pinned, planned.task, planned.interval
+        self.reads_group = planned.reads_group
 
         self.state = State.OFF
         #: Where it counts, or counted last; None before it ever has.

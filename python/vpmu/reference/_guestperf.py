@@ -59,12 +59,9 @@ class GuestPerf(Scheduler):
         self.timers["interval"].start(wall, wall)
 
     def read_out(self) -> None:
-        """One IOC_DISABLE for each group; the final reads find events that are off. The watchdog goes on."""
+        """One IOC_DISABLE for each group, and nmi_watchdog=0; the final reads find events that are off."""
         for event in self.events:
-            if event.pinned:
-                self._update(event)
-                event.expect_samples()
-            elif event.leader == event.index and not event.task:
+            if event.leader == event.index and not event.task:
                 self.close_events(self._group(event))
         tasks = [event for event in self.events if event.task]
         if tasks:
@@ -158,6 +155,10 @@ class GuestPerf(Scheduler):
             if event.time_stamp is not None and 0 < now - event.time_stamp < 2 * self._tick_nsec:
                 self.adjust(event, now - event.time_stamp, event.last_period)
             event.time_stamp = now
+        if event.reads_group:
+            for other in self._group(self.events[event.leader]):
+                if other is not event and other.state == State.ON:
+                    self._update(other)
         self._machine.run_handler("guest_sample")
 
     # The ledger.
