@@ -52,7 +52,7 @@ def test_pure_python(benchmark, report_rate, switching_plan):
 
 
 def test_ratios(switching_plan):
-    """Within 6 times of the limit and at least 30 times faster than Python; minima of interleaved repeats."""
+    """Within 2.5 times of the limit (2.1 measured) and 30 times faster than Python; minima of interleaved repeats."""
     fast_plan, slow_plan = switching_plan("0.5"), switching_plan("0.001")
     best = {"stepwise": float("inf"), "limit": float("inf"), "python": float("inf")}
     for repeat in range(15):
@@ -68,5 +68,5 @@ def test_ratios(switching_plan):
             else:
                 exits = sum(slow.run(slow_plan)["exits"])
             best[name] = min(best[name], (time.perf_counter() - start) / exits)
-    assert best["stepwise"] < 6 * best["limit"], best
+    assert best["stepwise"] < 2.5 * best["limit"], best
     assert 30 * best["stepwise"] < best["python"], best

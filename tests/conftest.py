@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,6 +24,15 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep nothing between tests, nor in the user's own cache; tests of the cache make their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VPMU_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("VPMU_CACHE_MIB", "0")
+        yield
 
 
 @pytest.fixture(scope="session", params=["core", "reference"])

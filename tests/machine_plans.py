@@ -8,14 +8,34 @@ import numpy as np
 from hypothesis import strategies as st
 
 import vpmu
-from vpmu._plan import GuestKernel, Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
+from vpmu._plan import (
+    ACCESSES,
+    GuestKernel,
+    Plan,
+    PlannedAccess,
+    PlannedExit,
+    PlannedFilter,
+    PlannedGuestEvent,
+    PlannedHostEvent,
+    Stream,
+    Trace,
+)
 from vpmu._scenario import plan
 
 DESIGNS = (
     *vpmu.designs(),  # a new one is tested as soon as it has its name
     "emulated,reuse=false",
+    "emulated,reprogram=synchronous",
+    "direct-capture,constraints=host",
     "mediated,scope=every-exit",
+    "mediated,scope=run-loop",
+    "mediated,scope=vcpu-sched,exclude_guest=window",
     "mediated,sequence=linux-7.0-no-elision",
+    "mediated-semi,scope=every-exit,exclude_guest=window",
+    "passthrough,scope=every-exit",
+    "passthrough,erratum=true",
+    "virtualized,scope=every-exit",
+    "dedicated,lvtpc=passthrough",
 )
 
 
@@ -78,6 +98,28 @@ def guest_clock(
 
 
 @st.composite
+def filters(draw, codes: list[int], end: int) -> tuple[PlannedFilter | None, tuple[tuple[int, PlannedFilter], ...]]:
+    """An event filter or none, and changes of it at instants around the run's, often several in one exit."""
+    if draw(st.booleans()):
+        return None, ()
+    code = st.sampled_from(codes or [0xC0]) | st.just(0)
+    entry = st.builds(
+        lambda code, mask, exclude: code & 0xFF | (code & mask << 8) | mask << 56 | exclude << 55,
+        code,
+        st.sampled_from([0xFF, 0xFF, 0, 1, 0x7C]),
+        st.booleans(),
+    )
+    made = st.builds(
+        lambda allow, entries, fixed: vpmu.EventFilter(int(not allow), entries, fixed, masked=True).planned(),
+        st.booleans(),
+        st.lists(entry, max_size=4),
+        st.integers(0, 15),
+    )
+    instants = draw(st.lists(st.sampled_from([0, 1, 2]) | st.integers(0, end + end // 4), max_size=5))
+    return draw(st.none() | made), tuple((at, draw(made)) for at in sorted(instants))
+
+
+@st.composite
 def plans(draw) -> Plan:
     """Random plans; a good part of them directed at edges: rate 0, share 0 and all, long skid, gap and cost 0."""
     design = draw(st.sampled_from(DESIGNS))
@@ -85,6 +127,8 @@ def plans(draw) -> Plan:
     cpu = vpmu.cpu(draw(st.sampled_from(["emeraldrapids", "icelake", "skylake"])))
     low, high = sorted(draw(st.tuples(*[st.sampled_from([0, 1, 2] if tight else [0, 1, 40, 600, 5000])] * 2)))
     cpu = dataclasses.replace(cpu, skid=vpmu.Skid(low, high))
+    if design.startswith("mediated-semi"):
+        cpu = dataclasses.replace(cpu, version=draw(st.sampled_from([2, 3, cpu.version])))
     base = plan(vpmu.Scenario(cpu=cpu, design=design, workload="fio-4k-read", guest_perf=(), seconds="0.0001"))
     rate = st.sampled_from([0, 1 << 20, 1 << 31, 1 << 32, 5 << 32, 16 << 32]) | st.integers(0, 1 << 34)
     rates = (*(tuple(draw(rate) for _ in range(9)) for _ in range(6)), (0,) * 9)
@@ -112,8 +156,12 @@ def plans(draw) -> Plan:
     wall = Stream(wall_gap * hosted, (full,), (0,), (2,), draw(regular(1, [17, 100] if tight else [9000, 70000])))
     if draw(st.booleans()):
         kinds = (*kinds[:2], dataclasses.replace(kinds[2], handling=0, idle=0))
-    owns = design in ("bare-metal", "dedicated")
-    guest = cpu if owns else base.guest_cpu
+    made = vpmu.design(design)
+    if isinstance(made, vpmu.Mediated) and made.name != "passthrough" and draw(st.booleans()):
+        # As for a guest with fewer counters than its host.
+        traps = frozenset(ACCESSES) - {"counter"}
+        base = dataclasses.replace(base, traps=traps, global_ctrl_in_exit_list=False)
+    guest = cpu if made.owns_hardware else base.guest_cpu
     places = [i for i in range(8) if guest.gp_mask >> i & 1] + [32 + i for i in range(4) if guest.fixed_mask >> i & 1]
     chosen = draw(st.lists(st.sampled_from(places), unique=True, max_size=5)) if design != "none" else []
     codes = {0xC0: 0, 0x3C: 1, 0x13C: 3, 0x4F2E: 4, 0x412E: 5, 0xC4: 6, 0xC5: 7}
@@ -132,19 +180,24 @@ def plans(draw) -> Plan:
         user, kernel = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
         side = draw(st.sampled_from([(True, False), (False, True), (False, False)]))
         gp = draw(st.sampled_from([cpu.gp_mask, cpu.gp_mask, 0x3, 0x1]))
-        if design == "dedicated":
+        if made.cedes_pmu:
             gp = 0
-        fixed = {0xC0: 1, 0x3C: 2}.get(code, 0) if design != "dedicated" else 0
+        fixed = {0xC0: 1, 0x3C: 2}.get(code, 0) if not made.cedes_pmu else 0
         host_events.append(PlannedHostEvent(codes[code], code, gp, fixed, user, kernel, *side))
     kernel = GuestKernel()
     if guest_events and draw(st.booleans()):
         # A slow clock, so that a short run has many ticks.
         slow = draw(st.sampled_from([30_000, 300_000] if tight else [400_000, 4_000_000]))
         guest_events, kernel = draw(guest_clock(guest_events, guest, slow))
+    end = draw(st.sampled_from([1, 300, 5000] if tight else [1, 5000, 120000]))
+    filtered = design.startswith(("emulated", "mediated"))
+    first, changes = draw(filters([entry.selector & 0xFFFF for entry in guest_events], end)) if filtered else (None, ())
     return dataclasses.replace(
         base,
         guest_kernel=kernel,
-        end=draw(st.sampled_from([1, 300, 5000] if tight else [1, 5000, 120000])),
+        end=end,
+        event_filter=first,
+        filter_changes=changes,
         user_share=draw(st.sampled_from([0, 1, 1 << 31, 1 << 32, 3000000000])),
         rates=rates,
         costs=costs,
@@ -154,6 +207,48 @@ def plans(draw) -> Plan:
         seeds={name: (draw(st.integers(0, 2**64 - 1)), 7, i) for i, name in enumerate(("work", "wall", "skid"))},
         guest_events=tuple(guest_events),
         host_events=tuple(host_events),
+        least_period=draw(st.sampled_from([1, 1, 32, 1000])),
+    )
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> Plan:
+    """A random plan in which guest software other than perf uses the PMU in ways that perf never would."""
+    planned = draw(plans())
+    if planned.design == "none":
+        return planned
+    guest = planned.cpu if planned.owns_hardware else planned.guest_cpu
+    gp = [i for i in range(8) if guest.gp_mask >> i & 1]
+    fixed = [32 + m for m in range(4) if guest.fixed_mask >> m & 1]
+    some = st.sampled_from(gp[:3] + fixed[:3])
+    selector = st.builds(
+        lambda code, how: code | how,
+        st.sampled_from([0xC0, 0x3C, 0x4F2E, 0xC4, 0xC5]),
+        st.sampled_from([0, 1 << 22, 3 << 16, 0x43 << 16, 0x53 << 16, 0x53 << 16, 0x51 << 16, 0x52 << 16, 0x11 << 16]),
+    )
+    full = st.sampled_from([0, guest.gp_mask | guest.fixed_mask << 32, 1, 3, 7 << 32, 1 << 32 | 1])
+    top = 1 << guest.gp_width
+    access = st.one_of(
+        st.tuples(st.just("counter"), some, st.sampled_from([0, 1, top - 1, top - 2, top - 40, top - 3000, 1 << 40])),
+        st.tuples(st.just("selector"), st.sampled_from(gp[:3]), selector),
+        st.tuples(st.just("selector"), st.just(0), st.sampled_from([0x4300C0, 0x5300C0, 0x1300C0, 0x5300C4])),
+        st.tuples(st.just("fixed_ctr_ctrl"), st.just(0), st.sampled_from([0, 0xB, 0xBB, 0x3, 0xB0, 0x8, 0x1, 0x9])),
+        st.tuples(st.just("global_ctrl"), st.just(0), full),
+        st.tuples(st.just("global_ctrl"), st.just(0), full),
+        st.tuples(st.just("global_status"), st.just(0), st.just(0)),
+        st.tuples(st.just("global_ovf_ctrl"), st.just(0), full),
+        st.tuples(st.just("rdpmc"), some, st.just(0)),
+        st.tuples(st.just("rdpmc"), some, st.just(0)),
+        st.tuples(st.just("lvtpc"), st.just(0), st.just(0x400)),
+    )
+    gaps = st.sampled_from([0, 1, 100, 3000])
+    steps = draw(st.lists(st.tuples(gaps, access), min_size=1, max_size=25))
+    constrained = {6: draw(st.sampled_from([guest.gp_mask, 0x2, 0x1])), 0: guest.gp_mask}
+    return dataclasses.replace(
+        planned,
+        guest_events=planned.guest_events if draw(st.booleans()) else (),
+        gp_constraint=tuple(constrained.get(e, mask) & mask for e, mask in enumerate(planned.gp_constraint)),
+        program=tuple(PlannedAccess(gap, *what) for gap, what in steps),
     )
 
 
@@ -179,9 +274,14 @@ def plans_with_clock(draw: st.DrawFn) -> Plan:
     events = [e if e.counter >= 0 else dataclasses.replace(e, counter=free[i]) for i, e in enumerate(events)]
     made, kernel_ = draw(guest_clock(events, guest, draw(st.sampled_from([5_000_000, 20_000_000]))))
     hosted = design != "bare-metal"
+    end = draw(st.sampled_from([60_000, 300_000]))
+    filtered = design.startswith(("emulated", "mediated"))
+    first, changes = draw(filters(sorted(codes), end)) if filtered else (None, ())
     return dataclasses.replace(
         base,
-        end=draw(st.sampled_from([60_000, 300_000])),
+        end=end,
+        event_filter=first,
+        filter_changes=changes,
         costs={name: value // draw(st.sampled_from([1, 8])) for name, value in base.costs.items()},
         work=dataclasses.replace(base.work, mean_gap=draw(st.sampled_from([0, 3000, 20_000])) * hosted),
         seeds={name: (draw(st.integers(0, 2**64 - 1)), 7, i) for i, name in enumerate(("work", "wall", "skid"))},

@@ -130,7 +130,7 @@ def test_without_rich_tables_say_what_to_install(arguments: list[str]) -> None:
 def test_importing_vpmu_imports_no_optional_package() -> None:
     done = process(code="import sys, vpmu; print(*{name.partition('.')[0] for name in sys.modules})")
     assert done.returncode == 0, done.stderr
-    assert not {"rich", "pandas", "matplotlib", "scipy", "argparse"} & set(done.stdout.split())
+    assert not {"rich", "pandas", "polars", "typer", "matplotlib", "scipy", "argparse"} & set(done.stdout.split())
 
 
 def test_importing_vpmu_costs_little_beside_numpy(tmp_path: Path) -> None:

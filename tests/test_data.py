@@ -88,7 +88,7 @@ def test_sequences_are_those_of_linux_step_by_step(name: str, load: list[Step]) 
 
 
 def test_there_are_no_other_sequences() -> None:
-    assert vpmu.sequences() == ("linux-7.0", "linux-7.0-no-elision")
+    assert vpmu.sequences() == ("linux-7.0", "linux-7.0-no-elision", "semi-v2")
     assert vpmu.Mediated().sequence == "linux-7.0"
     with pytest.raises(vpmu.UnknownName, match=r"linux-7\.0"):
         vpmu.sequence("linux-7.1")

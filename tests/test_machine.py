@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from machine_plans import DESIGNS, directed, plans, traces
+from machine_plans import DESIGNS, directed, plans, programs, traces
 
 import vpmu
 import vpmu_core.random
@@ -83,6 +83,14 @@ def test_lazy_and_stepwise_agree_on_random_plans(planned, longer):
     """Every field of the result, over every design: skipping must not show."""
     planned = dataclasses.replace(planned, end=planned.end * longer if planned.end > 1 else 1)
     assert fast(planned, "lazy") == fast(planned)
+
+
+@given(programs())
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+def test_all_machines_agree_on_random_programs(planned):
+    """Guest software that reprograms running counters, forgets acknowledgements and leaves counters alone."""
+    result = fast(planned)
+    assert result == slow.run(planned) == fast(planned, "lazy")
 
 
 @given(plans(), traces())

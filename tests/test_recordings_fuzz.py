@@ -164,7 +164,7 @@ def check(recording: TableRecording | TraceRecording) -> None:
         return
     count = len(recording)
     assert count >= 1
-    columns = ("exit_ns", "entry_ns", "reason", "msr", "msr_write", "userspace", "handled")
+    columns = ("exit_ns", "entry_ns", "reason", "msr", "msr_write", "userspace", "handled", "kind")
     assert all(getattr(recording, name).shape == (count,) for name in columns)
     exits, entries = recording.exit_ns, recording.entry_ns
     assert exits[0] >= 0
@@ -173,6 +173,10 @@ def check(recording: TableRecording | TraceRecording) -> None:
     assert entries[-1] <= recording.length_ns
     assert np.all(entries[~recording.handled] == exits[~recording.handled])
     assert set(recording.reason.tolist()) == set(range(len(recording.reasons)))
+    assert recording.kinds is not None
+    assert list(recording.kinds) == sorted(set(recording.kinds))
+    of_exits = zip(recording.reason.tolist(), recording.msr.tolist(), recording.userspace.tolist(), strict=True)
+    assert [recording.kinds[kind] for kind in recording.kind] == list(of_exits)
     assert recording.msr.min() >= -1
     assert recording.msr.max() < 2**32
     assert recording.vcpu in recording.vcpus
@@ -368,7 +372,7 @@ def test_memory_is_bounded(scratch: Path, text: Callable[[int], bytes]) -> None:
     for count in (SMALL, LARGE):
         scratch.write_bytes(text(count))
         peaks.append(peak_memory(scratch))
-    # 27 bytes for each exit, twice while arrays are put together, and chunks of the file.
+    # Up to 65,536 exits stay in memory (27 bytes for each, then 31); the rest are blocks (test_recordings_scale.py).
     assert peaks[1] - peaks[0] < 64 * (LARGE - SMALL), peaks
     assert peaks[0] < 4 * 2**20, peaks
 

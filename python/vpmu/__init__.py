@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from ._designs import GuestPmu as GuestPmu
     from ._designs import Mediated as Mediated
     from ._designs import NoPmu as NoPmu
-    from ._designs import design as design
-    from ._designs import designs as designs
+    from ._direct_capture import DirectCapture as DirectCapture
     from ._errors import EventFileError as EventFileError
+    from ._errors import EventFilterError as EventFilterError
     from ._errors import GeneralProtectionFault as GeneralProtectionFault
     from ._errors import RecordingError as RecordingError
     from ._errors import ScenarioError as ScenarioError
@@ -41,12 +41,17 @@ if TYPE_CHECKING:
     from ._errors import VpmuError as VpmuError
     from ._event_files import FileEvent as FileEvent
     from ._event_files import read_events as read_events
+    from ._event_filter import EventFilter as EventFilter
+    from ._event_filter import MaskedEvent as MaskedEvent
     from ._events import Event as Event
     from ._events import EventSpec as EventSpec
     from ._events import event as event
     from ._events import parse_event as parse_event
+    from ._filter_schedule import read_event_filter as read_event_filter
     from ._many import Batch as Batch
     from ._many import simulate_many as simulate_many
+    from ._mediated_semi import MediatedSemi as MediatedSemi
+    from ._passthrough import Passthrough as Passthrough
     from ._perf import WATCHDOG as WATCHDOG
     from ._perf import GuestWatchdog as GuestWatchdog
     from ._perf import HostEvent as HostEvent
@@ -56,6 +61,8 @@ if TYPE_CHECKING:
     from ._quirks import quirks as quirks
     from ._recorded import Recorded as Recorded
     from ._recorded import read_recording as read_recording
+    from ._registry import design as design
+    from ._registry import designs as designs
     from ._result import Counter as Counter
     from ._result import Result as Result
     from ._scenario import Scenario as Scenario
@@ -65,6 +72,7 @@ if TYPE_CHECKING:
     from ._simulate import compare as compare
     from ._simulate import simulate as simulate
     from ._version import __version__ as __version__
+    from ._virtualized import Virtualized as Virtualized
     from ._workload import EventRates as EventRates
     from ._workload import ExitSource as ExitSource
     from ._workload import Workload as Workload
@@ -88,14 +96,19 @@ _HOME = {
     "Cpuid": "vpmu._cpuid",
     "BareMetal": "vpmu._designs",
     "Dedicated": "vpmu._designs",
+    "DirectCapture": "vpmu._direct_capture",
     "Design": "vpmu._designs",
     "Emulated": "vpmu._designs",
     "GuestPmu": "vpmu._designs",
     "Mediated": "vpmu._designs",
+    "MediatedSemi": "vpmu._mediated_semi",
+    "Passthrough": "vpmu._passthrough",
+    "Virtualized": "vpmu._virtualized",
     "NoPmu": "vpmu._designs",
-    "design": "vpmu._designs",
-    "designs": "vpmu._designs",
+    "design": "vpmu._registry",
+    "designs": "vpmu._registry",
     "EventFileError": "vpmu._errors",
+    "EventFilterError": "vpmu._errors",
     "GeneralProtectionFault": "vpmu._errors",
     "RecordingError": "vpmu._errors",
     "ScenarioError": "vpmu._errors",
@@ -103,6 +116,9 @@ _HOME = {
     "VpmuError": "vpmu._errors",
     "FileEvent": "vpmu._event_files",
     "read_events": "vpmu._event_files",
+    "EventFilter": "vpmu._event_filter",
+    "MaskedEvent": "vpmu._event_filter",
+    "read_event_filter": "vpmu._filter_schedule",
     "Event": "vpmu._events",
     "EventSpec": "vpmu._events",
     "event": "vpmu._events",

@@ -43,6 +43,7 @@ COST_NAMES: tuple[str, ...] = (
     "guest_nmi_exit",
     "guest_perf_call",
     "msr_list_entry",
+    "hardware_pmu_switch",
 )
 
 

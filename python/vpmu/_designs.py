@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ._cpu import CpuModel
 from ._errors import ScenarioError, UnknownName
+from ._filter_schedule import Schedule, filter_schedule, schedule_text
 from ._perf import HostEvent
 from ._plan import ACCESSES
 from ._sequences import Sequence, sequence, sequences
@@ -83,6 +83,18 @@ class Design:
     owns_hardware: ClassVar[bool] = False
     backed_by_host_events: ClassVar[bool] = False
     options_help: ClassVar[str] = ""
+    #: Host events that include guests and VMs of this design exclude each other (perf_create_mediated_pmu()).
+    excludes_include_guest: ClassVar[bool] = False
+
+    @property
+    def reactions(self) -> str:
+        """Compiled module with the design's table of reactions."""
+        return "vpmu_core.designs." + self.name.replace("-", "_")
+
+    @property
+    def reference(self) -> str:
+        """``MODULE:CLASS`` of the design in the slow machine."""
+        raise NotImplementedError(f"design {self.name} must name its class of the slow machine")
 
     def guest_cpu(self, cpu: CpuModel, wanted: GuestPmu | None) -> CpuModel:
         """The PMU that the guest sees."""
@@ -95,6 +107,10 @@ class Design:
     def options(self) -> dict[str, str | bool]:
         """What the machine must know."""
         return {}
+
+    def filters(self) -> Schedule:
+        """Event filters, with the second of the run from which each holds."""
+        return ()
 
     def switch(self) -> Sequence | None:
         """The switch sequence, if the design switches."""
@@ -119,11 +135,37 @@ class Design:
 
     def __str__(self) -> str:
         changed = [
-            f"{field.name}={getattr(self, field.name)}".lower()
+            f"{field.name}={_option_text(getattr(self, field.name))}"
             for field in dataclasses.fields(self)
             if getattr(self, field.name) != field.default
         ]
         return ",".join([self.name, *changed])
+
+
+def _option_text(value: object) -> str:
+    if isinstance(value, tuple):
+        return schedule_text(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class FilteredDesign(Design):
+    """Base of the designs whose selectors the hypervisor intercepts, so that it can refuse events.
+
+    Parameters
+    ----------
+    event_filter : EventFilter, str or sequence of (seconds, EventFilter)
+        What the guest may count; a filter with a time comes into force during the run, in place of the one before.
+    """
+
+    event_filter: Schedule = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "event_filter", filter_schedule(self.event_filter))
+
+    def filters(self) -> Schedule:
+        """The option."""
+        return self.event_filter
 
 
 @dataclass(frozen=True)
@@ -133,6 +175,11 @@ class NoPmu(Design):
     name = "none"
     summary = "no PMU in the guest: the baseline for overhead"
     has_guest_pmu = False
+
+    @property
+    def reference(self) -> str:
+        """The class."""
+        return "vpmu.reference._designs:NoPmu"
 
     def passed_through(self, cpu: CpuModel, guest: CpuModel) -> tuple[str, ...]:
         """Nothing."""
@@ -148,6 +195,11 @@ class BareMetal(Design):
     owns_hardware = True
     has_host = False
 
+    @property
+    def reference(self) -> str:
+        """The class."""
+        return "vpmu.reference._designs:BareMetal"
+
     def guest_cpu(self, cpu: CpuModel, wanted: GuestPmu | None) -> CpuModel:
         """The hardware."""
         return cpu
@@ -158,55 +210,98 @@ class BareMetal(Design):
 
 
 @dataclass(frozen=True)
-class Emulated(Design):
+class Emulated(FilteredDesign):
     """Every access traps; each guest counter is backed by a pinned, exclude_host host perf event (KVM since 2011).
 
     Parameters
     ----------
     reuse : bool
-        Keep a counter's event when only its enable bit toggles (Linux since 5.6).
+        Keep a counter's event when only its enable bit toggles, and release it when the guest has left the counter
+        alone for a slice of the vCPU's (Linux since 5.6).
+    reprogram : {"coalesced", "synchronous"}
+        Whether what a write changes is reprogrammed before the next entry or, as up to Linux 6.0, at once.
+    event_filter : EventFilter, str or sequence of (seconds, EventFilter)
+        What the guest may count (KVM_SET_PMU_EVENT_FILTER): other counters get no perf event.
     """
 
     name = "emulated"
     class_ = "emulated"
     summary = "every access traps, host perf events do the counting"
-    options_help = "reuse=true|false"
+    options_help = "reuse=true|false, reprogram=coalesced|synchronous, event_filter=FILE.toml|FILTER"
     backed_by_host_events = True
     reuse: bool = True
+    reprogram: str = "coalesced"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reprogram not in ("coalesced", "synchronous"):
+            raise UnknownName("way to reprogram", self.reprogram, ("coalesced", "synchronous"))
+
+    @property
+    def reference(self) -> str:
+        """The class."""
+        return "vpmu.reference._emulated:Emulated"
 
     def options(self) -> dict[str, str | bool]:
-        """Reuse."""
-        return {"reuse": self.reuse}
+        """Reuse, and when writes take effect."""
+        return {"reuse": self.reuse, "reprogram": self.reprogram}
+
+
+def busy(host_perf: tuple[HostEvent, ...], vm_first: bool) -> str:
+    """EBUSY of perf_create_mediated_pmu(), if the host's events exist before the VM."""
+    included = [str(event) for event in host_perf if not event.exclude_guest]
+    if included and not vm_first:
+        return f"EBUSY: the host already counts in guests ({', '.join(included)}), so the VM cannot be created"
+    return ""
 
 
 @dataclass(frozen=True)
-class Mediated(Design):
+class Mediated(FilteredDesign):
     """Guest state is switched into hardware around the run loop; controls stay intercepted (Linux 7.0).
 
     Parameters
     ----------
-    scope : {"fastpath-loop", "every-exit"}
-        Where it is switched: around KVM's inner loop as merged, or at every exit.
+    scope : {"fastpath-loop", "every-exit", "run-loop", "vcpu-sched"}
+        Where it is switched: around KVM's inner loop as merged, at every exit, around all of KVM_RUN but blocking, or
+        only where the vCPU's thread is scheduled out and in.
     sequence : str
         The switch sequence, one of :func:`vpmu.sequences`.
+    event_filter : EventFilter, str or sequence of (seconds, EventFilter)
+        What the guest may count (KVM_SET_PMU_EVENT_FILTER): other counters are loaded with their enable bits clear.
+    exclude_guest : {"guest-mode", "window"}
+        What a host event with exclude_guest ought to count: all but guest mode, or all but the time from load to put.
     """
 
     name = "mediated"
     class_ = "mediated"
     summary = "guest state is switched into hardware around the run loop"
-    options_help = "scope=fastpath-loop|every-exit, sequence=NAME"
+    options_help = (
+        "scope=fastpath-loop|every-exit|run-loop|vcpu-sched, sequence=NAME, exclude_guest=guest-mode|window, "
+        "event_filter=FILE.toml|FILTER"
+    )
+    excludes_include_guest = True
+    scopes: ClassVar[tuple[str, ...]] = ("fastpath-loop", "every-exit", "run-loop", "vcpu-sched")
     scope: str = "fastpath-loop"
     sequence: str = "linux-7.0"
+    exclude_guest: str = "guest-mode"
+
+    @property
+    def reference(self) -> str:
+        """The class."""
+        return "vpmu.reference._mediated:Mediated"
 
     def __post_init__(self) -> None:
-        if self.scope not in ("fastpath-loop", "every-exit"):
-            raise UnknownName("switch scope", self.scope, ("fastpath-loop", "every-exit"))
+        super().__post_init__()
+        if self.scope not in self.scopes:
+            raise UnknownName("switch scope", self.scope, self.scopes)
+        if self.exclude_guest not in ("guest-mode", "window"):
+            raise UnknownName("meaning of exclude_guest", self.exclude_guest, ("guest-mode", "window"))
         if self.sequence not in sequences():
             raise UnknownName("switch sequence", self.sequence, sequences())
 
     def options(self) -> dict[str, str | bool]:
-        """Scope."""
-        return {"scope": self.scope}
+        """Scope, and what exclude_guest means."""
+        return {"scope": self.scope, "exclude_guest": self.exclude_guest}
 
     def switch(self) -> Sequence:
         """The sequence."""
@@ -235,10 +330,7 @@ class Mediated(Design):
             )
         if not cpu.full_width_writes:
             return f"KVM mediates only with full-width counter writes, which {cpu.name} lacks"
-        included = [str(event) for event in host_perf if not event.exclude_guest]
-        if included and not vm_first:
-            return f"EBUSY: the host already counts in guests ({', '.join(included)}), so the VM cannot be created"
-        return ""
+        return busy(host_perf, vm_first)
 
     def stores_global_ctrl(self, cpu: CpuModel, guest: CpuModel) -> bool:
         """On CPUs without VM-exit save, if the guest writes the register without exits."""
@@ -257,66 +349,39 @@ class Mediated(Design):
 
 @dataclass(frozen=True)
 class Dedicated(Design):
-    """The host has given the PMU up: guest state stays in hardware and only LVTPC traps."""
+    """The host has given its PMU up: guest state stays in hardware and at most LVTPC traps.
+
+    Parameters
+    ----------
+    lvtpc : {"intercepted", "passthrough"}
+        Whether the hypervisor takes PMIs and injects them, or the guest's NMI reaches the guest without an exit.
+    """
 
     name = "dedicated"
     class_ = "virtualized"
     summary = "the host gives the PMU up: guest state stays in hardware"
+    options_help = "lvtpc=intercepted|passthrough"
     cedes_pmu = True
     owns_hardware = True
+    lvtpc: str = "intercepted"
+
+    def __post_init__(self) -> None:
+        if self.lvtpc not in ("intercepted", "passthrough"):
+            raise UnknownName("way of LVTPC", self.lvtpc, ("intercepted", "passthrough"))
+
+    @property
+    def reference(self) -> str:
+        """The class."""
+        return "vpmu.reference._designs:Dedicated"
+
+    def options(self) -> dict[str, str | bool]:
+        """LVTPC."""
+        return {"lvtpc": self.lvtpc}
 
     def guest_cpu(self, cpu: CpuModel, wanted: GuestPmu | None) -> CpuModel:
         """The hardware."""
         return cpu
 
     def traps(self, cpu: CpuModel, guest: CpuModel) -> frozenset[str]:
-        """LVTPC."""
-        return frozenset({"lvtpc"})
-
-
-_REGISTRY: dict[str, Callable[..., Design]] = {
-    design.name: design for design in (NoPmu, BareMetal, Emulated, Mediated, Dedicated)
-}
-
-
-def designs() -> tuple[str, ...]:
-    """Names of the designs, in the order in which ``compare`` shows them."""
-    return tuple(_REGISTRY)
-
-
-def design(spec: str | Design) -> Design:
-    """Make a design from ``NAME[,key=value…]``.
-
-    Parameters
-    ----------
-    spec : str or Design
-        A design object is returned as it is.
-
-    Returns
-    -------
-    Design
-
-    Raises
-    ------
-    UnknownName
-        For an unknown name, option or value.
-    """
-    if isinstance(spec, Design):
-        return spec
-    name, *options = spec.split(",")
-    if name not in _REGISTRY:
-        raise UnknownName("design", name, _REGISTRY)
-    make = _REGISTRY[name]
-    fields = {field.name: field for field in dataclasses.fields(make)}  # type: ignore[arg-type]  # every row is a dataclass
-    arguments: dict[str, str | bool] = {}
-    for option in options:
-        key, _, value = option.partition("=")
-        if key not in fields:
-            raise UnknownName(f"option of design {name}", key, fields or ("(none)",))
-        if isinstance(fields[key].default, bool):
-            if value.lower() not in ("true", "false"):
-                raise ScenarioError(f"design {spec!r}: {key} must be true or false, not {value!r}")
-            arguments[key] = value.lower() == "true"
-        else:
-            arguments[key] = value
-    return make(**arguments)
+        """LVTPC, unless it is passed through."""
+        return frozenset({"lvtpc"} if self.lvtpc == "intercepted" else ())

@@ -114,3 +114,23 @@ class GeneralProtectionFault(VpmuError):
 
     def __reduce__(self) -> tuple[type[GeneralProtectionFault], tuple[int, int | None, str, str]]:
         return type(self), (self.msr, self.value, self.reason, self.instruction)
+
+
+class EventFilterError(ScenarioError):
+    """An event filter that KVM_SET_PMU_EVENT_FILTER refuses.
+
+    Parameters
+    ----------
+    errno : {"EINVAL", "E2BIG"}
+        The ioctl's error.
+    message : str
+        What is wrong and what to do.
+    """
+
+    def __init__(self, errno: str, message: str) -> None:
+        super().__init__(f"event filter: {errno}: {message}")
+        self.errno = errno
+        self._arguments = (errno, message)
+
+    def __reduce__(self) -> tuple[type[EventFilterError], tuple[str, str]]:
+        return type(self), self._arguments

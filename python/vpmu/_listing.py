@@ -6,11 +6,11 @@ from typing import Any
 
 from ._cpu import CpuModel, cpu
 from ._cpu_listing import cpu_rows
-from ._designs import design, designs
 from ._errors import ScenarioError
 from ._event_codes import named_codes
 from ._event_files import FileEvent, read_events
 from ._events import CODES, METRICS, allowed_counters, gp_codes, perf_codes
+from ._registry import design, designs
 from ._sequences import sequence, sequences
 from ._workload_file import workload, workloads
 

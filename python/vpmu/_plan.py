@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from vpmu_core.traceindex import CHUNK, sum_chunks
+
 from ._cpu import CpuModel
 from ._events import EVENTS
+from ._mapped import blocks, release
 from ._sequences import Sequence
 
 #: The index that counts nothing.
@@ -88,6 +93,70 @@ class Trace:
     handling: npt.NDArray[np.int64]
     idle: npt.NDArray[np.int64]
     repeat: bool
+
+    def chunks(self, userspace: tuple[bool, ...], kernel: int) -> tuple[npt.NDArray[Any], ...]:
+        """Sums over chunks of exits, made once for all machines that replay the trace: for the lazy engine.
+
+        Parameters
+        ----------
+        userspace : tuple of bool
+            Whether each exit kind ends in user space.
+        kernel : int
+            Cycles of such an exit's handling that are the kernel's.
+
+        Returns
+        -------
+        tuple of ndarray
+            Gaps, shape (chunks,); exits, handling, user space's part of it and idle, shape (chunks, kinds).
+        """
+        made: dict[tuple[tuple[bool, ...], int], tuple[npt.NDArray[Any], ...]] = self.__dict__.setdefault("_chunks", {})
+        key = (userspace, kernel)
+        if key not in made:
+            n = self.gap.size // CHUNK
+            by_kind = (n, len(userspace))
+            sums = (
+                np.empty(n, np.uint64),
+                np.empty(by_kind, np.uint32),
+                np.empty(by_kind, np.uint64),
+                np.empty(by_kind, np.uint64),
+                np.empty(by_kind, np.uint64),
+            )
+            for rows in blocks(n * CHUNK, self.gap, self.kind, self.handling, self.idle):
+                gap, handling, idle = (
+                    np.ascontiguousarray(c[rows], np.int64) for c in (self.gap, self.handling, self.idle)
+                )
+                kind = np.ascontiguousarray(self.kind[rows], np.uint16)
+                part: list[Any] = [column[rows.start // CHUNK : rows.stop // CHUNK] for column in sums]
+                sum_chunks(gap, kind, handling, idle, np.array(userspace, np.uint8), kernel, *part)
+            made.clear()  # other costs, other CPU: the last ones are enough
+            made[key] = sums
+        return made[key]
+
+    @property
+    def cycles_to_last(self) -> int:
+        """Cycles from the start to the last exit, without transitions; the exits before it are handled by then."""
+        return self._totals[0]
+
+    @property
+    def blocking(self) -> int:
+        """Exits that idle."""
+        return self._totals[1]
+
+    @cached_property
+    def _totals(self) -> tuple[int, int]:
+        cycles = blocking = 0
+        for rows in blocks(len(self.gap), self.gap, self.handling, self.idle):
+            cycles += int(self.gap[rows].sum()) + int(self.handling[rows].sum()) + int(self.idle[rows].sum())
+            blocking += int(np.count_nonzero(self.idle[rows]))
+        return cycles - (int(self.handling[-1]) + int(self.idle[-1]) if len(self.gap) else 0), blocking
+
+    def blocking_before(self, count: int) -> int:
+        """How many of the first exits idle."""
+        return sum(int(np.count_nonzero(self.idle[rows])) for rows in blocks(count, self.idle))
+
+    def release(self) -> None:
+        """Give back the pages of the columns that have been read, if they are mapped."""
+        release(self.gap, self.kind, self.handling, self.idle)
 
 
 @dataclass(frozen=True)
@@ -166,6 +235,16 @@ class GuestKernel:
 
 
 @dataclass(frozen=True)
+class PlannedAccess:
+    """An access of guest software other than perf: one of :data:`ACCESSES`, after ``gap`` cycles of its own code."""
+
+    gap: int
+    access: str
+    counter: int = 0
+    value: int = 0
+
+
+@dataclass(frozen=True)
 class PlannedHostEvent:
     """A CPU-pinned counting event of the host, with the counters it may use."""
 
@@ -180,15 +259,26 @@ class PlannedHostEvent:
 
 
 @dataclass(frozen=True)
+class PlannedFilter:
+    """An event filter: masked entries by event select, and the bitmap of fixed counters."""
+
+    allow: bool
+    includes: tuple[int, ...]
+    excludes: tuple[int, ...]
+    event_bits: int
+    fixed_counter_bitmap: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything a machine needs; all integers.
 
     Parameters
     ----------
     design : str
-        ``none``, ``bare-metal``, ``emulated``, ``mediated`` or ``dedicated``.
+        Its name; what it does is in ``reactions`` and ``reference``.
     options : dict of str to str or bool
-        ``scope`` (mediated), ``reuse`` (emulated).
+        Those of the design, for its own modules.
     traps : frozenset of str
         Guest accesses of :data:`ACCESSES` that exit.
     cpu, guest_cpu : CpuModel
@@ -221,6 +311,18 @@ class Plan:
         Every exit stores GLOBAL_CTRL through the VM-exit MSR list.
     guest_kernel : GuestKernel
         Timers of the guest's kernel.
+    event_filter : PlannedFilter or None
+        In place before the vCPU runs.
+    filter_changes : tuple of (int, PlannedFilter)
+        Filters that replace it at these wall cycles, in their order.
+    reactions : str
+        Compiled module of the design; empty for ``vpmu_core.designs`` and the name.
+    reference : str
+        ``MODULE:CLASS`` of the design in the slow machine; empty for that of the registered design of this name.
+    least_period : int
+        Shortest sampling period that host perf accepts on this CPU.
+    program : tuple of PlannedAccess
+        What guest software other than perf does to the PMU before the workload begins.
     """
 
     design: str
@@ -246,3 +348,9 @@ class Plan:
     backed_by_host_events: bool
     global_ctrl_in_exit_list: bool
     guest_kernel: GuestKernel = GuestKernel()
+    event_filter: PlannedFilter | None = None
+    filter_changes: tuple[tuple[int, PlannedFilter], ...] = ()
+    reactions: str = ""
+    reference: str = ""
+    least_period: int = 1
+    program: tuple[PlannedAccess, ...] = ()

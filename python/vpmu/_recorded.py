@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from ._costs import CostModel
 from ._cpu import CpuModel
 from ._errors import ScenarioError
-from ._exits import KINDS, exit_kind
 from ._plan import PlannedExit, Trace
+from ._trace_cycles import Progress, convert
 from ._workload import Exact, Workload, check_integer, exact, table_workload
 from ._workload_file import workload
 from .recordings import TableRecording, TraceRecording, parse_recording
+from .recordings._trace_columns import MAX_KINDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,12 +88,10 @@ class Recorded:
             name=self.name,
         )
 
-    def trace(self, cpu: CpuModel, costs: CostModel | None = None) -> tuple[tuple[PlannedExit, ...], Trace]:
+    def trace(
+        self, cpu: CpuModel, costs: CostModel | None = None, progress: Progress | None = None
+    ) -> tuple[tuple[PlannedExit, ...], Trace]:
         """The trace in cycles of a CPU: its kinds of exit, and the exits.
-
-        Absolute times are rounded to cycles, then subtracted. A gap is what lies between two tracepoints less the bare
-        transition, which the tracepoints do not see; exits without an entry took what the CPU's own costs say. What is
-        then too long for a gap is taken from the next ones, so that the length stays what was recorded.
 
         Parameters
         ----------
@@ -103,45 +99,15 @@ class Recorded:
             Clock, and the costs of the machine that was recorded.
         costs : CostModel, optional
             Costs of the machine that replays; those of the CPU by default.
+        progress : callable, optional
+            Called with (what is done, exits so far, exits to do) now and then.
         """
         recording = self.recording
         if not isinstance(recording, TraceRecording):
             raise ScenarioError(f"{self.name} is a table, which has rates and is not replayed")
-        hz = cpu.core_hz.value
-        own = cpu.known_costs()
-        transition = own["vm_exit"].value + own["vm_entry"].value
-        exit_at = _cycles(recording.exit_ns, hz)
-        # One kind for each combination of reason, MSR and userspace exit.
-        key = np.stack([recording.reason.astype(np.int64), recording.msr, recording.userspace.astype(np.int64)], axis=1)
-        distinct, index = np.unique(key, axis=0, return_inverse=True)
-        index = index.reshape(-1)
-        if len(distinct) > 1 << 16:
-            raise ScenarioError(f"{self.name}: {len(distinct)} kinds of exit are too many; cut the trace")
-        planned, idle = [], np.zeros(len(exit_at), dtype=np.int64)
-        took = np.where(recording.handled, _cycles(recording.entry_ns, hz) - exit_at, 0).astype(np.int64)
-        handling = took.copy()
-        for i, (reason, msr, userspace) in enumerate(distinct.tolist()):
-            kind = exit_kind(recording.reasons[reason], msr=None if msr < 0 else msr, userspace=bool(userspace))
-            cost = "handling_hlt" if kind.blocks else f"handling_{kind.kind}"
-            default = (costs or own)[cost].value
-            mine = index == i
-            took[mine & ~recording.handled] = own[cost].value
-            handling[mine & ~recording.handled] = default
-            if kind.blocks:
-                idle[mine] = np.maximum(handling[mine] - default, 0)
-                handling[mine] = np.minimum(handling[mine], default)
-            planned.append(PlannedExit(kind.reason, KINDS.index(kind.kind), kind.cpl, kind.emulates, default, 0))
-        gap = exit_at - np.concatenate([[0], (exit_at + took)[:-1]]) - transition
-        work = np.maximum.accumulate(np.maximum(np.cumsum(gap), 0))
-        gap = np.diff(work, prepend=0).astype(np.int64)
-        return tuple(planned), Trace(gap, index.astype(np.uint16), handling, idle, self.repeat)
-
-
-def _cycles(ns: npt.NDArray[np.int64], hz: int) -> npt.NDArray[np.int64]:
-    """Nanoseconds to cycles, rounded half up, in integers (whole seconds apart, so that nothing overflows)."""
-    seconds, rest = np.divmod(ns.astype(np.int64), 10**9)
-    cycles: npt.NDArray[np.int64] = seconds * hz + (rest * hz + 5 * 10**8) // 10**9
-    return cycles
+        if recording.kinds is None:
+            raise ScenarioError(f"{self.name}: more than {MAX_KINDS} kinds of exit are too many; cut the trace")
+        return convert(recording, recording.kinds, cpu, costs, self.repeat, progress)
 
 
 def read_recording(
@@ -153,6 +119,7 @@ def read_recording(
     vcpu: int | None = None,
     rates: str | Workload = "generic",
     repeat: bool = False,
+    progress: Progress | None = None,
 ) -> Recorded:
     """Read what people really have: a table of ``perf kvm stat``, or a text trace of kvm_exit and kvm_entry.
 
@@ -172,6 +139,8 @@ def read_recording(
         Event rates and user share, which no recording holds.
     repeat : bool
         Loop a trace.
+    progress : callable, optional
+        Called with (what is done, so far, to do) now and then while the file is read.
 
     Returns
     -------
@@ -196,7 +165,7 @@ def read_recording(
     length = None
     if recorded_seconds is not None:
         length = positive_seconds(recorded_seconds, "recorded-seconds")
-    recording = parse_recording(os.fspath(path), table=table, vcpu=vcpu)
+    recording = parse_recording(os.fspath(path), table=table, vcpu=vcpu, progress=progress)
     if isinstance(recording, TraceRecording):
         if length is not None or table is not None or vcpus != 1:
             raise ScenarioError(f"{path} is a trace; recorded-seconds, table and vcpus belong to tables")

@@ -17,9 +17,12 @@ CAUSES: dict[str, str] = {
     "window": "a host event was out of the PMU between load and put of guest state",
     "pmu_disabled": "host perf had its PMU disabled while it scheduled events",
     "ceded": "the host has given its PMU up",
+    "host_stale": "hardware counted for a host event where its attributes exclude it",
+    "filtered": "the VM's event filter denied the event, or the fixed counter, of a guest counter",
+    "period_rejected": "host perf refused the event that backs a guest counter: its period was too short",
+    "wrong_counter": "a guest counter's selector was put on a hardware counter that counts something else",
     "multiplexed": "a guest event waited for its turn: there are more events than counters",
     "throttled": "the guest's kernel had stopped an event with too many samples up to its next tick",
-    "host_stale": "hardware counted for a host event where its attributes exclude it",
 }
 
 _CLASSES = ("wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
@@ -43,7 +46,7 @@ class Counter:
     losses, gains : mapping of str to int
         Occurrences by cause; value = ideal - sum(losses) + sum(gains).
     flags : tuple of str
-        "exact" if and only if value == ideal; "lost", "overcounted", "never-scheduled", "hypothetical";
+        "exact" if and only if value == ideal; "lost", "overcounted", "never-scheduled", "filtered", "hypothetical";
         "multiplexed": it took turns; "throttled": it was stopped for its many samples.
     reason : str
         Why it is off, in a sentence; empty if it is exact.

@@ -13,14 +13,16 @@ import numpy as np
 from . import _calibrate
 from ._costs import CostModel
 from ._cpu import CpuModel, cpu, with_costs
-from ._designs import Dedicated, Design, GuestPmu, Mediated, design
+from ._designs import Design, GuestPmu
 from ._errors import ScenarioError
+from ._event_filter import EventFilter
 from ._events import CODES, EVENTS, Event, allowed_counters
 from ._exits import KINDS
 from ._guest_perf import Request, check_perfs, guest_kernel, placement, planned_events, requests
 from ._perf import GuestPerf, GuestWatchdog, HostEvent, PerfRecord, PerfStat, parse_guest_perf, parse_host_perf
 from ._plan import ACTIVITIES, Plan, PlannedExit, PlannedHostEvent, Stream, Trace
 from ._recorded import Recorded, positive_seconds
+from ._registry import design
 from ._workload import EventRates, Workload, check_integer
 from ._workload_file import workload
 
@@ -133,6 +135,7 @@ class Scenario:
         for name, cycles in self.costs.items():
             check_integer(cycles, 0, (1 << 40) - 1, f"costs: {name}")
         self.cost_model()
+        self.filter_changes()
         if self.design.has_guest_pmu:
             self.placement()
 
@@ -182,13 +185,26 @@ class Scenario:
         """Counters of the guest events: GP index, or 32 + m; -1 for all if they must take turns."""
         return placement(self.guest_requests(), self.guest_cpu)
 
+    def filter_changes(self) -> tuple[tuple[int, EventFilter], ...]:
+        """The design's event filters, each with the wall cycle from which it holds."""
+        changes = []
+        for at, made in self.design.filters():
+            if made.vendor != self.cpu.vendor:
+                raise ScenarioError(f"an event filter for {made.vendor} does not fit {self.cpu.name}")
+            cycle = int(at * self.cpu.core_hz.value + Fraction(1, 2))
+            if cycle >= self.end_cycles:
+                length = f"{float(self.seconds or 0):g} s"
+                raise ScenarioError(f"event_filter: the change at {float(at):g} s is not before the end, {length}")
+            changes.append((cycle, made))
+        return tuple(changes)
+
     def refusal(self) -> str:
         """Why the design cannot be had; empty if it can."""
         return self.design.refusal(self.cpu, self.host_perf, self.vm_first)
 
     def fails(self, event: HostEvent) -> bool:
         """Whether perf_event_open fails with EOPNOTSUPP: a mediated VM exists and the event includes guests."""
-        return isinstance(self.design, Mediated) and self.vm_first and not event.exclude_guest
+        return self.design.excludes_include_guest and self.vm_first and not event.exclude_guest
 
 
 def _check_type(what: str, value: object, *types: type) -> None:
@@ -278,7 +294,7 @@ def _end(scenario: Scenario, trace: Trace | None, costs: CostModel) -> int:
     if trace is None or trace.repeat or not len(trace.gap):
         return scenario.end_cycles
     transitions = len(trace.gap) * (costs["vm_exit"].value + costs["vm_entry"].value)
-    last = int(trace.gap.sum() + trace.handling[:-1].sum() + trace.idle[:-1].sum()) + transitions
+    last = trace.cycles_to_last + transitions
     return min(max(scenario.end_cycles, last + 1), MAX_CYCLES - 1)
 
 
@@ -294,7 +310,7 @@ def _seeds(seed: int) -> dict[str, tuple[int, int, int]]:
 def _host_event(event: HostEvent, scenario: Scenario) -> PlannedHostEvent:
     parsed = event.parsed
     gp, fixed = allowed_counters(parsed.name, scenario.cpu)
-    if (scenario.fails(event) and not scenario.what_if) or isinstance(scenario.design, Dedicated):
+    if (scenario.fails(event) and not scenario.what_if) or scenario.design.cedes_pmu:
         gp = fixed = 0  # perf_event_open fails: there is no counter that could count it
     return PlannedHostEvent(
         parsed.index,
@@ -327,6 +343,8 @@ def plan(scenario: Scenario) -> Plan:
     core_hz = scenario.cpu.core_hz.value
     guest_events = planned_events(scenario.guest_requests(), guest, core_hz, scenario.guest_kernel)
     costs = scenario.cost_model()
+    filters = [(at, made.planned()) for at, made in scenario.filter_changes()]
+    first = filters.pop(0)[1] if filters and not design.filters()[0][0] else None
     return Plan(
         design=design.name,
         options=design.options(),
@@ -351,6 +369,11 @@ def plan(scenario: Scenario) -> Plan:
         backed_by_host_events=design.backed_by_host_events,
         global_ctrl_in_exit_list=design.stores_global_ctrl(scenario.cpu, guest),
         guest_kernel=guest_kernel(scenario.guest_perf, guest_events, core_hz, scenario.guest_hz, scenario.guest_kernel),
+        event_filter=first,
+        filter_changes=tuple(filters),
+        reactions=design.reactions,
+        reference=design.reference,
+        least_period=scenario.cpu.limit_period("instructions", 1),
     )
 
 

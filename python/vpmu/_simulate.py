@@ -8,11 +8,12 @@ from typing import Any
 
 from vpmu_core.machine import Machine
 
-from ._designs import Design, design
-from ._designs import designs as _all_designs
+from ._designs import Design
 from ._errors import ScenarioError, UnknownName
 from ._perf import HostEvent
 from ._plan import Plan
+from ._registry import design
+from ._registry import designs as _all_designs
 from ._result import Counter, Result, few_blocking_exits
 from ._scenario import Scenario, plan
 from ._version import __version__
@@ -25,6 +26,8 @@ ENGINES = ("lazy", "stepwise", "reference")
 def _run_compiled(plan_: Plan, engine: str, progress: Progress | None) -> dict[str, Any]:
     machine = Machine(plan_, engine)
     while not machine.advance():
+        if plan_.trace is not None:
+            plan_.trace.release()
         if progress is not None:
             progress(*machine.progress)
     result: dict[str, Any] = machine.result()
@@ -77,8 +80,10 @@ def simulate(
     forced = _forced(scenario, refusal)
     hypothetical = ("hypothetical",) if forced else ()
     counters = tuple(
-        _guest_counter("watchdog" if request.pinned else request.event.text, row, scenario, raw, hypothetical)
-        for request, row in zip(scenario.guest_requests(), raw["counters"], strict=True)
+        _guest_counter(
+            "watchdog" if request.pinned else request.event.text, on.counter, row, scenario, raw, hypothetical
+        )
+        for request, on, row in zip(scenario.guest_requests(), planned.guest_events, raw["counters"], strict=True)
     )
     hosts = tuple(
         _host_counter(event, row, scenario, hypothetical)
@@ -116,9 +121,8 @@ def _refused(scenario: Scenario, engine: str, reason: str, baselines: tuple[Resu
 def _blocking(planned: Plan, raw: dict[str, Any]) -> int:
     if planned.trace is not None:
         # Exits of a trace come in its order, again and again.
-        blocks = planned.trace.idle > 0
-        rounds, rest = divmod(sum(raw["exits"]), len(blocks))
-        return int(rounds * blocks.sum() + blocks[:rest].sum())
+        rounds, rest = divmod(sum(raw["exits"]), len(planned.trace.idle))
+        return int(rounds) * planned.trace.blocking + planned.trace.blocking_before(int(rest))
     return sum(count for e, count in zip(planned.exits, raw["exits"], strict=True) if e.idle)
 
 
@@ -133,8 +137,12 @@ def _flags(row: dict[str, Any], extra: tuple[str, ...]) -> tuple[str, ...]:
         flags.append("multiplexed")
     if row.get("throttles"):
         flags.append("throttled")
+    filtered = "filtered" in row["losses"]
     if ideal and not row.get("scheduled", row.get("state") == "active"):
-        flags.append("never-scheduled")
+        # A counter that the filter has never let count has not been refused by host perf.
+        flags += ["never-scheduled"] * (not filtered or "not_scheduled" in row["losses"])
+    if filtered:
+        flags.append("filtered")
     return (*flags, *extra)
 
 
@@ -146,7 +154,7 @@ def _holders(scenario: Scenario, raw: dict[str, Any]) -> str:
 
 
 def _guest_counter(
-    event: str, row: dict[str, Any], scenario: Scenario, raw: dict[str, Any], extra: tuple[str, ...]
+    event: str, place: int, row: dict[str, Any], scenario: Scenario, raw: dict[str, Any], extra: tuple[str, ...]
 ) -> Counter:
     reasons = []
     if "not_scheduled" in row["losses"]:
@@ -154,6 +162,13 @@ def _guest_counter(
             "the pinned host event that backs it found no free counter and went to ERROR, which the guest is "
             f"never told; {_holders(scenario, raw)}"
         )
+    if "filtered" in row["losses"]:
+        what = "fixed counter" if place >= 32 else "event"
+        reasons.append(f"the VM's event filter denies its {what}, which the guest is never told")
+    if "period_rejected" in row["losses"]:
+        reasons.append("host perf refused the event that backs it: its period is below the least that the CPU can do")
+    if "wrong_counter" in row["losses"] or "wrong_counter" in row["gains"]:
+        reasons.append("its selector was put on a hardware counter that counts something else")
     if "emulated_instruction" in row["losses"]:
         reasons.append("instructions that the hypervisor emulated were not added to it")
     if "emulated_instruction" in row["gains"]:
@@ -268,7 +283,14 @@ def _notes(scenario: Scenario, forced: str, counters: tuple[Counter, ...], raw: 
 
 
 def _provenance(scenario: Scenario, engine: str) -> dict[str, Any]:
-    return {"vpmu": __version__, "engine": engine, "design": str(scenario.design), **scenario.to_dict()}
+    filters = [{"at": str(at), **made.to_dict()} for at, made in scenario.design.filters()]
+    return {
+        "vpmu": __version__,
+        "engine": engine,
+        "design": str(scenario.design),
+        **({"event_filter": filters} if filters else {}),
+        **scenario.to_dict(),
+    }
 
 
 def compare(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import io
 import json
 import os
 import sys
-import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, NoReturn
 
@@ -19,17 +17,20 @@ from . import report
 from ._costs import COST_NAMES
 from ._cpu import cpu
 from ._cpu_listing import CPUS_NOTE, cpu_dicts
-from ._designs import GuestPmu, design, designs
+from ._designs import GuestPmu
 from ._errors import ScenarioError, UnknownName, VpmuError
 from ._listing import EVENTS_NOTE, LISTS, list_rows
 from ._perf import parse_guest_perf, parse_host_perf
+from ._progress import Report, progress_bar
 from ._recorded import Recorded, positive_seconds, read_recording
+from ._registry import design, designs, with_event_filter
 from ._result import Result
 from ._scenario import Scenario
 from ._simulate import ENGINES, compare, simulate
 from ._version import __version__
 from ._workload import Workload
 from ._workload_file import rates_names, workload, workloads
+from .recordings import TraceRecording
 
 DEFAULT_GUEST_PERF = "stat:instructions,cycles"
 
@@ -109,7 +110,9 @@ def _parser() -> argparse.ArgumentParser:
         '  guest_perf = ["record:cycles:period=1000000"]\n  host_perf = []\n  seconds = 1.0\n  seed = 1\n'
         "  [costs]\n  wrmsr = 140\n"
         "A recording is [recording] with path, recorded_seconds, table, vcpus, vcpu, rates and repeat, in place of\n"
-        "workload.",
+        "workload. [event_filter] has the keys of vpmu.EventFilter (action, events, fixed_counter_bitmap, masked) and\n"
+        "tables [[event_filter.changes]] of the same with at, in seconds; or name a file of these keys, as does\n"
+        '  design = "mediated,event_filter=FILE.toml"',
     )
     run.add_argument("scenario", metavar="SCENARIO.toml")
     run.add_argument("--engine", default="lazy", metavar="E", help=f"{', '.join(ENGINES)}: same integers; lazy")
@@ -167,35 +170,6 @@ def _say(message: str) -> None:
     print(f"vpmu: {_printable(message)}", file=sys.stderr)
 
 
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on standard error, from the second second on, if somebody looks."""
-    started = time.monotonic()
-    bar: Any = None
-    task: Any = None
-
-    def report_progress(name: str, at: int, end: int) -> None:
-        nonlocal bar, task
-        if time.monotonic() - started < 2 or not sys.stderr.isatty():
-            return
-        if bar is None:
-            try:
-                from rich.console import Console
-                from rich.progress import Progress
-            except ImportError:
-                return
-            bar = Progress(console=Console(stderr=True), transient=True)
-            bar.start()
-            task = bar.add_task(name, total=None)
-        bar.update(task, description=name, completed=min(at / end, 1.0), total=1.0)
-
-    try:
-        yield report_progress
-    finally:
-        if bar is not None:
-            bar.stop()
-
-
 # -- commands ---------------------------------------------------------------------------------------------------------
 
 
@@ -228,15 +202,17 @@ def _workload(args: argparse.Namespace) -> Workload | Recorded:
     rates = args.rates or "generic"
     if rates not in rates_names():
         raise UnknownName("workload for --rates", rates, rates_names())
-    recorded = read_recording(
-        name,
-        recorded_seconds=args.recorded_seconds,
-        table=args.table,
-        vcpus=args.vcpus,
-        vcpu=args.vcpu,
-        rates=rates,
-        repeat=args.repeat,
-    )
+    with progress_bar() as progress:
+        recorded = read_recording(
+            name,
+            recorded_seconds=args.recorded_seconds,
+            table=args.table,
+            vcpus=args.vcpus,
+            vcpu=args.vcpu,
+            rates=rates,
+            repeat=args.repeat,
+            progress=progress,
+        )
     for message in recorded.messages:
         _say(message)
     return recorded
@@ -259,6 +235,13 @@ def _heading(scenario: Scenario) -> str:
     return line
 
 
+def _convert(scenario: Scenario, progress: Report) -> None:
+    """Convert a trace before it is first replayed, which takes time where it is long."""
+    source = scenario.workload
+    if isinstance(source, Recorded) and isinstance(source.recording, TraceRecording) and scenario.design.has_host:
+        source.trace(scenario.cpu, scenario.cost_model(), progress)
+
+
 def _compare(args: argparse.Namespace) -> int:
     scenario = Scenario(
         cpu=cpu(args.cpu),
@@ -274,7 +257,8 @@ def _compare(args: argparse.Namespace) -> int:
         guest_kernel=args.guest_kernel,
     )
     console: Any = _console() if args.format == "table" else None  # before the work, in case rich is missing
-    with _progress() as progress:
+    with progress_bar() as progress:
+        _convert(scenario, progress)
         wanted = [design(spec) for spec in args.design or designs()]
         results = compare(scenario, wanted, engine=args.engine, progress=progress)
     if args.format == "json":
@@ -286,7 +270,7 @@ def _compare(args: argparse.Namespace) -> int:
     return 0
 
 
-_SCENARIO_KEYS = (*(field.name for field in dataclasses.fields(Scenario)), "recording")
+_SCENARIO_KEYS = (*(field.name for field in dataclasses.fields(Scenario)), "recording", "event_filter")
 _RECORDING_KEYS = ("path", "recorded_seconds", "table", "vcpus", "vcpu", "rates", "repeat")
 
 
@@ -320,7 +304,8 @@ def _scenario_file(path: str) -> Scenario:
             if key not in _RECORDING_KEYS:
                 raise UnknownName(f"key of [recording] in {path}", key, _RECORDING_KEYS)
         options = {key: value for key, value in recording.items() if key != "path"}
-        bound = read_recording(os.path.join(os.path.dirname(path), recording["path"]), **options)
+        with progress_bar() as progress:
+            bound = read_recording(os.path.join(os.path.dirname(path), recording["path"]), **options, progress=progress)
         for message in bound.messages:
             _say(message)
         arguments["workload"] = bound
@@ -339,6 +324,10 @@ def _scenario_file(path: str) -> Scenario:
         if isinstance(arguments.get(key, ""), (str, Recorded)):
             continue
         raise ScenarioError(f"{path}: {key} must be a name, not {arguments[key]}")
+    if "event_filter" in arguments:
+        arguments["design"] = with_event_filter(
+            arguments.get("design", "mediated"), arguments.pop("event_filter"), path
+        )
     if not isinstance(arguments.get("costs", {}), dict):
         raise ScenarioError(f"{path}: costs is a table of cycles by name ({', '.join(COST_NAMES[:3])}, …)")
     return Scenario(**arguments)
@@ -348,7 +337,8 @@ def _run(args: argparse.Namespace) -> int:
     scenario = _scenario_file(args.scenario)
     name = str(scenario.design)
     console: Any = _console() if args.format == "table" else None
-    with _progress() as progress:
+    with progress_bar() as progress:
+        _convert(scenario, progress)
         result: Result = simulate(scenario, args.engine, progress=lambda at, end: progress(name, at, end))
     if args.format == "json":
         _print_json({**result.to_dict(), "ledger": result.ledger(), "provenance": dict(result.provenance)})

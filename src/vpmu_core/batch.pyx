@@ -14,6 +14,7 @@ from vpmu_core.random cimport derive_seed, instant_of, sfc64_seed, stream_t
 from vpmu_core.state cimport (
     ACTIVITIES, CAUSES, COSTS, OP_CLASSES, ORIGINS, PHASES, PMU_EXITS, RUNNING, guest_event_t, host_event_t, machine_t,
 )
+from vpmu_core.switchprogram cimport tally_switches
 from vpmu_core.timeline cimport run
 
 from vpmu._costs import COST_NAMES as _COST_NAMES
@@ -155,6 +156,7 @@ cdef void _write_row(worker_t *w, Py_ssize_t exits, uint64_t *out) noexcept nogi
         hosts[3] = _sum(h.gains, CAUSES)
         hosts += HOST_WIDTH
     finish(m)
+    tally_switches(m)
     out[15] = out[16] = out[17] = 0
     for phase in range(PHASES):
         for origin in range(ORIGINS):

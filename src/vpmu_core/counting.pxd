@@ -33,8 +33,10 @@ cdef inline void spend(machine_t *m, int cost) noexcept nogil:
 
 
 cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept nogil
+cdef void rate_slots(machine_t *m) noexcept nogil
 cdef void refresh_rates(machine_t *m) noexcept nogil
 cdef void advance_to_now(const machine_t *m, pmu_t *pmu, uint64_t *clock) noexcept nogil
 cdef void apply_direct(machine_t *m, access_t *a) noexcept nogil
 cdef void apply_ideal(machine_t *m, access_t *a) noexcept nogil
 cdef void meter(machine_t *m, guest_event_t *e, int reason) noexcept nogil
+cdef void meter_denied(machine_t *m) noexcept nogil

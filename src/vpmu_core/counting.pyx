@@ -1,9 +1,10 @@
 # cython: freethreading_compatible=True
 """Clocks and counters, the ideal PMU and the ledger (docs/machine.md, sections 1, 3, 10 and 11)."""
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy
 
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
 from vpmu_core.activity cimport between, between_short, occurrences
+from vpmu_core.lanes cimport advance_lanes
 from vpmu_core.unit cimport (
     EVENT_INSTRUCTIONS, FIXED_LANES, FIXED_SLOT, GP_LANES, SELECTOR_OS, SELECTOR_USR, SLOTS, bits_of, enabled, pmu_t, width_mask,
     write_fixed_ctr_ctrl, write_selector,
@@ -11,24 +12,32 @@ from vpmu_core.unit cimport (
 from vpmu_core.random cimport sfc64_next
 from vpmu_core.state cimport (
     ACCESS_COUNTER, ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_OVF_CTRL, ACCESS_RDPMC,
-    ACCESS_SELECTOR, ACTIVITIES, CAUSE_CEDED, CAUSE_HOST_STALE, CAUSE_NOT_SCHEDULED, CAUSE_PMU_DISABLED,
-    CAUSE_WINDOW, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HANDLER, HOST_CEDED, HOST_ERROR, HOST_TASK, WORK, access_t,
-    guest_event_t, host_event_t, machine_t,
+    ACCESS_SELECTOR, ACTIVITIES, CAUSE_CEDED, CAUSE_FILTERED, CAUSE_HOST_STALE, CAUSE_NONE, CAUSE_NOT_SCHEDULED,
+    CAUSE_PMU_DISABLED, CAUSE_WINDOW, CAUSE_WRONG_COUNTER, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HANDLER,
+    HOST_CEDED, HOST_ERROR, HOST_TASK, LANES, NOTHING_COUNTED, WINDOW_IS_GUEST, WORK, access_t, guest_event_t,
+    host_event_t, machine_t,
 )
 
 cdef uint64_t SHORT = 1 << 26  # below this many cycles, 64-bit arithmetic counts exactly
 
 
-cdef void refresh_rates(machine_t *m) noexcept nogil:
-    """Bring hardware_rate up to date with what each slot counts."""
+cdef void rate_slots(machine_t *m) noexcept nogil:
+    """Find the rate of what each slot counts, in every activity."""
     cdef int slot, a
-    if memcmp(m.rated_event, m.hardware.event, SLOTS) == 0:
-        return
     for slot in range(SLOTS):
-        if m.rated_event[slot] != m.hardware.event[slot]:
-            for a in range(ACTIVITIES):
-                m.hardware_rate[a][slot] = m.rate[a][m.hardware.event[slot]]
-            m.rated_event[slot] = m.hardware.event[slot]
+        for a in range(ACTIVITIES):
+            m.hardware_rate[a][slot] = m.rate[a][m.hardware.event[slot]]
+    memcpy(&m.rated_events, m.hardware.event, sizeof(m.rated_events))
+    for a in range(3):
+        m.counted[a] = NOTHING_COUNTED
+
+
+cdef void refresh_rates(machine_t *m) noexcept nogil:
+    """Bring hardware_rate up to date with what the selectors choose; the events of fixed counters never change."""
+    cdef uint64_t events = 0
+    memcpy(&events, m.hardware.event, sizeof(events))
+    if events != m.rated_events:
+        rate_slots(m)
 
 
 cdef void _charge_host_events(
@@ -37,13 +46,14 @@ cdef void _charge_host_events(
     """The ledger of the host's own events for one piece of an activity."""
     cdef host_event_t *e
     cdef uint64_t n
-    cdef bint wanted, counted
+    cdef bint wanted, counted, window = m.blind and (m.flags & WINDOW_IS_GUEST) != 0
     cdef int i
     for i in range(m.host_events):
         e = &m.host_event[i]
         if e.guest_slot >= 0:
             continue
-        wanted = not (e.exclude_guest if guest else e.exclude_host) and (e.user if user else e.kernel)
+        wanted = not (e.exclude_guest if guest or (window and e.exclude_guest) else e.exclude_host) and (
+            e.user if user else e.kernel)
         counted = e.slot >= 0 and on >> e.slot & 1
         if not wanted and not counted:
             continue
@@ -110,26 +120,6 @@ cdef uint64_t _first_wrap(const machine_t *m, int slot, int kind, uint64_t cycle
     return high
 
 
-cdef inline uint64_t _sum_slots(
-    machine_t *m, int first, int last, uint64_t mask, uint32_t user_on, uint64_t user_start, uint64_t user_cycles,
-    int kernel_activity, uint32_t kernel_on, uint64_t kernel_start, uint64_t kernel_cycles
-) noexcept nogil:
-    # Advance, with the old values in scratch; nonzero if one left its width. No branch, and no pointer that could
-    # alias the counters: the loop vectorises.
-    cdef uint64_t over = 0, user, kernel, value
-    cdef int slot
-    for slot in range(first, last):
-        user = between_short(m.hardware_rate[GUEST_USER][slot], user_start, user_cycles)
-        user &= 0 - <uint64_t>(user_on >> slot & 1)
-        kernel = between_short(m.hardware_rate[kernel_activity][slot], kernel_start, kernel_cycles)
-        kernel &= 0 - <uint64_t>(kernel_on >> slot & 1)
-        m.scratch[slot] = m.hardware.counter[slot]
-        value = m.hardware.counter[slot] + user + kernel
-        m.hardware.counter[slot] = value
-        over |= value & ~mask
-    return over
-
-
 cdef void _raise_pmi(machine_t *m) noexcept nogil:
     """The hardware requests a PMI; it arrives after the skid, and later overflows join it."""
     m.pmi.raised += 1
@@ -150,51 +140,91 @@ cdef void _note_overflows(machine_t *m, uint32_t wrapped) noexcept nogil:
                 counter = m.host_event[i].guest_slot
         m.overflow_at[counter] = m.wall
 
+cdef void _rate_counted(machine_t *m, int a, uint32_t on) noexcept nogil:
+    """Bring counted_rate of a guest activity up to date with the slots that count it."""
+    cdef int slot
+    for slot in range(GP_LANES):
+        m.counted_rate[a][slot] = m.hardware_rate[a][slot] if on >> slot & 1 else 0
+    for slot in range(FIXED_LANES):
+        m.counted_rate[a][GP_LANES + slot] = m.hardware_rate[a][FIXED_SLOT + slot] if on >> (FIXED_SLOT + slot) & 1 else 0
+    m.counted[a] = on
+
+
+cdef inline uint64_t _advance_both(
+    machine_t *m, int kernel, uint64_t user_start, uint64_t user_cycles, uint64_t kernel_start, uint64_t kernel_cycles
+) noexcept nogil:
+    # Every counter by what it counts of two activities; nonzero if one has left its width.
+    cdef const uint64_t *user_rate = m.counted_rate[GUEST_USER]
+    cdef const uint64_t *kernel_rate = m.counted_rate[kernel]
+    return advance_lanes(
+        m.hardware.counter, GP_LANES, ~m.hardware.width_mask[0], user_rate, user_start, user_cycles,
+        kernel_rate, kernel_start, kernel_cycles,
+    ) | advance_lanes(
+        &m.hardware.counter[FIXED_SLOT], FIXED_LANES, ~m.hardware.width_mask[1], user_rate + GP_LANES, user_start,
+        user_cycles, kernel_rate + GP_LANES, kernel_start, kernel_cycles,
+    )
+
+
+cdef void _take_back(
+    machine_t *m, int kernel, uint64_t user_start, uint64_t user_cycles, uint64_t kernel_start, uint64_t kernel_cycles
+) noexcept nogil:
+    """Undo _advance_both()."""
+    cdef int lane, slot
+    for lane in range(LANES):
+        slot = lane if lane < GP_LANES else FIXED_SLOT + lane - GP_LANES
+        m.hardware.counter[slot] -= between_short(m.counted_rate[GUEST_USER][lane], user_start, user_cycles)
+        m.hardware.counter[slot] -= between_short(m.counted_rate[kernel][lane], kernel_start, kernel_cycles)
+
+
+cdef uint64_t _to_first_wrap(machine_t *m, int kind, uint64_t cycles, uint32_t on, uint32_t *wrapped) noexcept nogil:
+    """Advance the counters by at most ``cycles``, up to the first wrap, in closed form; return how many that is."""
+    cdef uint64_t first = cycles, value
+    cdef uint32_t left = on
+    cdef int slot
+    while left:
+        slot = lowest_bit(left)
+        left &= left - 1
+        if m.hardware.counter[slot] + _segment_count(m, slot, kind, first) > width_mask(&m.hardware, slot):
+            first = _first_wrap(m, slot, kind, first)
+    left = on
+    while left:
+        slot = lowest_bit(left)
+        left &= left - 1
+        value = m.hardware.counter[slot] + _segment_count(m, slot, kind, first)
+        if value > width_mask(&m.hardware, slot):
+            wrapped[0] |= <uint32_t>1 << slot
+        m.hardware.counter[slot] = value & width_mask(&m.hardware, slot)
+    return first
+
 
 cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept nogil:
     """Run at most ``cycles`` of guest code, up to the first counter that wraps; return how many ran."""
     cdef uint32_t user_on = enabled(&m.hardware, True), kernel_on = enabled(&m.hardware, False)
-    cdef uint32_t wrapped = 0, left
-    cdef uint64_t user_start, user_cycles, kernel_start, kernel_cycles, over, value, first
-    cdef int kernel = GUEST_HANDLER if kind == HANDLER else GUEST_KERNEL
-    cdef int slot
-    user_start = m.clock[GUEST_USER]
-    kernel_start = m.clock[kernel]
-    user_cycles = 0 if kind == HANDLER else _user_clock(m, m.work + cycles) - user_start
-    kernel_cycles = cycles - user_cycles
-    if kind == HANDLER:
+    cdef uint32_t wrapped = 0
+    cdef uint64_t user_start = m.clock[GUEST_USER], user_cycles = 0, kernel_start, kernel_cycles
+    cdef int kernel = GUEST_KERNEL
+    if kind == WORK:
+        user_cycles = _user_clock(m, m.work + cycles) - user_start
+    else:
+        kernel = GUEST_HANDLER
         user_on = 0
+    kernel_start = m.clock[kernel]
+    kernel_cycles = cycles - user_cycles
     if user_on | kernel_on:
         refresh_rates(m)
-        if cycles < SHORT:
-            over = _sum_slots(m, 0, GP_LANES, m.hardware.width_mask[0], user_on, user_start, user_cycles,
-                              kernel, kernel_on, kernel_start, kernel_cycles)
-            over |= _sum_slots(m, FIXED_SLOT, FIXED_SLOT + FIXED_LANES, m.hardware.width_mask[1], user_on, user_start,
-                               user_cycles, kernel, kernel_on, kernel_start, kernel_cycles)
-            if over:
-                memcpy(m.hardware.counter, m.scratch, GP_LANES * sizeof(uint64_t))
-                memcpy(&m.hardware.counter[FIXED_SLOT], &m.scratch[FIXED_SLOT], FIXED_LANES * sizeof(uint64_t))
-        else:
-            over = 1
-        if over:
-            # Rare: find the first wrap, then count up to it in closed form.
-            left = user_on | kernel_on
-            first = cycles
-            while left:
-                slot = lowest_bit(left)
-                left &= left - 1
-                if m.hardware.counter[slot] + _segment_count(m, slot, kind, first) > width_mask(&m.hardware, slot):
-                    first = _first_wrap(m, slot, kind, first)
-            left = user_on | kernel_on
-            while left:
-                slot = lowest_bit(left)
-                left &= left - 1
-                value = m.hardware.counter[slot] + _segment_count(m, slot, kind, first)
-                if value > width_mask(&m.hardware, slot):
-                    wrapped |= <uint32_t>1 << slot
-                m.hardware.counter[slot] = value & width_mask(&m.hardware, slot)
-            cycles = first
-            user_cycles = 0 if kind == HANDLER else _user_clock(m, m.work + cycles) - user_start
+        if kind == WORK and user_on != m.counted[GUEST_USER]:
+            _rate_counted(m, GUEST_USER, user_on)
+        if kernel_on != m.counted[kernel]:
+            _rate_counted(m, kernel, kernel_on)
+        if cycles >= SHORT:
+            cycles = _to_first_wrap(m, kind, cycles, user_on | kernel_on, &wrapped)
+        elif _advance_both(m, kernel, user_start, user_cycles, kernel_start, kernel_cycles):
+            # Rare: a counter wraps on the way.
+            _take_back(m, kernel, user_start, user_cycles, kernel_start, kernel_cycles)
+            cycles = _to_first_wrap(m, kind, cycles, user_on | kernel_on, &wrapped)
+        if wrapped:
+            if kind == WORK:
+                user_cycles = _user_clock(m, m.work + cycles) - user_start
             kernel_cycles = cycles - user_cycles
     if m.has_host:
         if kind == WORK:
@@ -207,12 +237,12 @@ cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept no
         m.work += cycles
     if wrapped:
         _note_overflows(m, wrapped)
-    # SDM vol. 3B: STATUS is set on a wrap whatever INT; INT decides whether a PMI is requested.
-    m.hardware.global_status |= bits_of(wrapped)
-    wrapped &= m.hardware.interrupt
-    while wrapped:
-        wrapped &= wrapped - 1
-        _raise_pmi(m)
+        # SDM vol. 3B: STATUS is set on a wrap whatever INT; INT decides whether a PMI is requested.
+        m.hardware.global_status |= bits_of(wrapped)
+        wrapped &= m.hardware.interrupt
+        while wrapped:
+            wrapped &= wrapped - 1
+            _raise_pmi(m)
     return cycles
 
 
@@ -286,6 +316,8 @@ cdef void apply_ideal(machine_t *m, access_t *a) noexcept nogil:
         _meter_absent(m, a.value != 0)
     elif a.access == ACCESS_RDPMC:
         a.ideal = m.ideal.counter[a.slot]
+    if m.filter != NULL:
+        meter_denied(m)
 
 
 cdef void apply_direct(machine_t *m, access_t *a) noexcept nogil:
@@ -312,9 +344,25 @@ cdef void apply_direct(machine_t *m, access_t *a) noexcept nogil:
 cdef void meter(machine_t *m, guest_event_t *e, int reason) noexcept nogil:
     """Close the running meter of a guest event into its ledger and begin another (CAUSE_NONE: none)."""
     if e.meter:
-        e.losses[e.meter] += _since(m, e.event, e.meter_user, e.meter_kernel, e.meter_clock)
+        e.losses[e.meter] += _since(m, e.meter_event, e.meter_user, e.meter_kernel, e.meter_clock)
+        if e.meter == CAUSE_WRONG_COUNTER:
+            e.gains[e.meter] += _since(m, e.instead, e.instead_user, e.instead_kernel, e.meter_clock)
     e.meter = reason
     if reason:
+        e.meter_event = m.ideal.event[e.slot]
         e.meter_user = enabled(&m.ideal, True) >> e.slot & 1
         e.meter_kernel = enabled(&m.ideal, False) >> e.slot & 1
         _read_clocks(m, e.meter_clock)
+
+
+cdef void meter_denied(machine_t *m) noexcept nogil:
+    """The ledger: what counters that the filter denies would have counted."""
+    cdef uint32_t denied = m.denied & (enabled(&m.ideal, True) | enabled(&m.ideal, False))
+    cdef guest_event_t *e
+    cdef int i
+    for i in range(m.guest_events):
+        e = &m.guest_event[i]
+        if e.active and denied >> e.slot & 1:
+            meter(m, e, CAUSE_FILTERED)
+        elif e.meter == CAUSE_FILTERED:
+            meter(m, e, CAUSE_NONE)

@@ -10,9 +10,10 @@ from vpmu_core.guesttick cimport throttle, tick
 from vpmu_core.guesttimer cimport restart_timer, start_timer
 from vpmu_core.state cimport (
     ACCESS_GLOBAL_STATUS, ACCESS_OVF_CTRL, CAUSE_NONE, COST_GUEST_NMI_ENTRY, COST_GUEST_NMI_EXIT,
-    COST_GUEST_PERF_CALL, COST_GUEST_SAMPLE, GUEST_OFF, GUEST_ON, TIMERS, TIMER_INTERVAL, TIMER_ROTATION, TIMER_SWITCH,
-    TIMER_TICK, guest_event_t, machine_t,
+    COST_GUEST_PERF_CALL, COST_GUEST_SAMPLE, GUEST_OFF, GUEST_ON, HANDLER, TIMERS, TIMER_INTERVAL, TIMER_ROTATION,
+    TIMER_SWITCH, TIMER_TICK, access_t, guest_event_t, machine_t,
 )
+from vpmu_core.timeline cimport run_guest
 from vpmu_core.unit cimport FIXED_SLOT
 
 
@@ -181,3 +182,17 @@ cdef void read_out(machine_t *m) noexcept nogil:
                 expect_samples(&m.guest_event[i])
         pmu_enable(m)
     update_times(m)
+
+
+cdef void run_program(machine_t *m) noexcept nogil:
+    """Accesses of guest software other than perf, each after some handler cycles."""
+    cdef access_t a
+    cdef int i
+    for i in range(m.program_steps):
+        if m.stopped:
+            return
+        run_guest(m, HANDLER, m.program[i].gap, COST_GUEST_PERF_CALL)
+        a = guest_access(m, m.program[i].access, m.program[i].slot, m.program[i].value)
+        m.program[i].value = a.value
+        m.program[i].ideal = a.ideal
+        m.program[i].applied = a.applied

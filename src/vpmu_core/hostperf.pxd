@@ -41,3 +41,5 @@ cdef uint64_t perf_read(machine_t *m, int event) noexcept nogil
 cdef void perf_block(machine_t *m) noexcept nogil
 cdef void perf_wake(machine_t *m) noexcept nogil
 cdef void host_nmi_handler(machine_t *m) noexcept nogil
+cdef void write_host_selector(machine_t *m, const host_event_t *e) noexcept nogil
+cdef void write_host_nibble(machine_t *m, const host_event_t *e) noexcept nogil

@@ -4,12 +4,12 @@ from libc.string cimport memset
 
 from vpmu_core._types cimport int8_t, int64_t, lowest_bit, popcount32, uint32_t, uint64_t
 from vpmu_core.unit cimport (
-    FIXED_SLOT, LVTPC_NMI, SELECTOR_ENABLE, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS, bits_of, width_mask,
+    FIXED_SLOT, LVTPC_NMI, NO_EVENT, SELECTOR_ENABLE, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS, bits_of, width_mask,
     write_fixed_ctr_ctrl, write_selector,
 )
 from vpmu_core.counting cimport host_activity, host_advance, spend, tally
 from vpmu_core.state cimport (
-    COST_HOST_NMI, COST_PERF_CREATE, COST_PERF_ENABLE, COST_PERF_GUEST_CONTEXT, COST_PERF_PAUSE, COST_PERF_PERIOD,
+    COST_HOST_NMI, COST_PERF_CREATE, COST_PERF_ENABLE, COST_PERF_PAUSE, COST_PERF_PERIOD,
     COST_PERF_RELEASE, COST_PERF_RESCHED_EVENT, COST_PERF_TASK_SWITCH, COST_RDMSR, COST_RDPMC, COST_WRMSR,
     COST_WRMSR_LVTPC, HOST_ACTIVE, HOST_ERROR, HOST_OFF, MAX_HOST_EVENTS, OP_RDMSR, OP_RDPMC, OP_WRMSR_COUNTER,
     OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_HOST, host_event_t, machine_t,
@@ -93,6 +93,22 @@ cdef void _take_out(machine_t *m, host_event_t *e) noexcept nogil:
     e.slot = -1
 
 
+cdef void write_host_selector(machine_t *m, const host_event_t *e) noexcept nogil:
+    """The selector of the GP counter that an event is in; one that cannot count what it holds counts nothing."""
+    write_selector(&m.hardware, e.slot, e.selector | (0 if e.held else SELECTOR_ENABLE))
+    if e.guest_slot >= 0 and not m.host_allowed[e.event] >> e.slot & 1:
+        m.hardware.event[e.slot] = NO_EVENT
+
+
+cdef void write_host_nibble(machine_t *m, const host_event_t *e) noexcept nogil:
+    """The field of the fixed counter that an event is in."""
+    cdef int shift = 4 * (e.slot - FIXED_SLOT)
+    m.host_fixed_ctr_ctrl &= ~(<uint64_t>15 << shift)
+    if not e.held:
+        m.host_fixed_ctr_ctrl |= _nibble(e) << shift
+    write_fixed_ctr_ctrl(&m.hardware, m.host_fixed_ctr_ctrl)
+
+
 cdef void _put_in(machine_t *m, host_event_t *e, int slot) noexcept nogil:
     cdef uint64_t mask = width_mask(&m.hardware, slot)
     e.slot = slot
@@ -100,8 +116,8 @@ cdef void _put_in(machine_t *m, host_event_t *e, int slot) noexcept nogil:
     set_period(&e.perf, mask, _max_period(mask), &e.perf.previous)
     m.hardware.counter[slot] = e.perf.previous
     if slot < FIXED_SLOT:
-        write_selector(&m.hardware, slot, e.selector | SELECTOR_ENABLE)
-    else:
+        write_host_selector(m, e)
+    elif not e.held:
         m.host_fixed_ctr_ctrl |= _nibble(e) << 4 * (slot - FIXED_SLOT)
     m.host_placed = True
 
@@ -196,22 +212,18 @@ cdef void place_host_events(machine_t *m) noexcept nogil:
 cdef void host_events_out(machine_t *m) noexcept nogil:
     """perf_load_guest_context(): host events leave, and the window begins."""
     cdef uint32_t active = _in_state(m, HOST_ACTIVE, False)
-    spend(m, COST_PERF_GUEST_CONTEXT)
     m.displaced = active
     if active:
         _bracket(m, active, 0, NULL, -1, False, True)
-    m.blind = True
 
 
 cdef void host_events_in(machine_t *m) noexcept nogil:
     """perf_put_guest_context(): host events return, and the window ends."""
     cdef int8_t slots[MAX_HOST_EVENTS]
-    spend(m, COST_PERF_GUEST_CONTEXT)
     if m.displaced:
         _assign(m, m.displaced, slots)
         _bracket(m, 0, m.displaced, slots, -1, True, False)
         m.displaced = 0
-    m.blind = False
 
 
 cdef void read_host_events(machine_t *m) noexcept nogil:

@@ -1,8 +1,9 @@
 # KVM's software copy of a guest PMU: what its emulated and its mediated design share (arch/x86/kvm/pmu.c).
 from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
 from vpmu_core.unit cimport (
-    EVENT_INSTRUCTIONS, FIXED_SLOT, SELECTOR_ENABLE, slots_of, write_fixed_ctr_ctrl, write_selector,
+    EVENT_INSTRUCTIONS, FIXED_SLOT, SELECTOR_ENABLE, SELECTOR_OS, SELECTOR_USR, slots_of, write_fixed_ctr_ctrl, write_selector,
 )
+from vpmu_core.eventfilter cimport filter_slot
 from vpmu_core.state cimport (
     ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_LVTPC, ACCESS_OVF_CTRL, ACCESS_SELECTOR,
     access_t, machine_t,
@@ -17,6 +18,7 @@ cdef inline void access_registers(machine_t *m, access_t *a) noexcept nogil:
         if a.value != m.guest.selector[a.slot]:
             m.reprogram |= <uint32_t>1 << a.slot
             write_selector(&m.guest, a.slot, a.value)
+            filter_slot(m, a.slot)
     elif a.access == ACCESS_FIXED_CTR_CTRL:
         changed = a.value ^ m.guest.fixed_ctr_ctrl
         for i in range(16):
@@ -54,5 +56,18 @@ cdef inline void recompute_counting(machine_t *m, uint32_t processed) noexcept n
 
 
 cdef inline uint32_t counting_at(const machine_t *m, int cpl) noexcept nogil:
-    # Counters that an emulated instruction must advance.
-    return m.counting_instructions & slots_of(m.guest.global_ctrl) & m.guest.local[cpl > 0]
+    # Counters that an emulated instruction must advance: kvm_pmu_trigger_event() looks at OS and USR, not at EN, and its
+    # bitmap is as old as the last reprogramming.
+    cdef uint32_t left = m.counting_instructions & slots_of(m.guest.global_ctrl) & ~m.denied, counted = 0
+    cdef uint64_t levels
+    cdef int slot
+    while left:
+        slot = lowest_bit(left)
+        left &= left - 1
+        if slot < FIXED_SLOT:
+            levels = m.guest.selector[slot] & (SELECTOR_USR if cpl else SELECTOR_OS)
+        else:
+            levels = m.guest.fixed_ctr_ctrl >> 4 * (slot - FIXED_SLOT) & (2 if cpl else 1)
+        if levels:
+            counted |= <uint32_t>1 << slot
+    return counted

@@ -12,12 +12,14 @@ from vpmu_core.activity cimport occurrences
 from vpmu_core.unit cimport SLOTS, enabled, pmu_t, width_mask
 from vpmu_core.counting cimport advance_to_now, refresh_rates
 from vpmu_core.state cimport (
-    ACTIVITIES, BLIND, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, EFFECT_NONE, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER,
-    HOST_TASK, HYPERVISOR, IDLE, MAX_GUEST_EVENTS, MAX_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASE_RUN, SPENT, SPENT_HANDLING,
-    SPENT_IDLE, USERSPACE, guest_event_t, host_event_t, machine_t, planned_exit_t, pmi_tally_t, vcpu_counter_t,
+    ACTIVITIES, BLIND, CAUSE_FILTERED, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, EFFECT_NONE, GUEST_HANDLER,
+    GUEST_KERNEL, GUEST_USER, HOST_TASK, HYPERVISOR, IDLE, MAX_GUEST_EVENTS, MAX_HOST_EVENTS, OP_CLASSES, ORIGINS,
+    PHASE_RUN, SPENT, SPENT_HANDLING, SPENT_IDLE, USERSPACE, controls_t, guest_event_t, host_event_t, machine_t,
+    planned_exit_t, pmi_tally_t, trace_t, vcpu_counter_t,
 )
 from vpmu_core.random cimport draw_gap, draw_kind, instant_of, next_regular, stream_t
 from vpmu_core.timeline cimport draw_work, vm_exit
+from vpmu_core.traceindex cimport CHUNK
 
 cdef uint64_t MOST_AT_ONCE = 1 << 19  # exits of one jump: a few milliseconds
 cdef uint64_t MOST_SKIPPED = 1 << 16  # exits between two looks at the counters
@@ -42,7 +44,7 @@ cdef inline bint _uneventful(const machine_t *m) noexcept nogil:
 
 
 cdef void _read_key(const machine_t *m, state_key_t *key) noexcept nogil:
-    cdef int slot
+    cdef int slot, i
     memset(key, 0, sizeof(state_key_t))
     memcpy(key.selector, m.hardware.selector, sizeof(key.selector))
     memcpy(key.guest_selector, m.guest.selector, sizeof(key.guest_selector))
@@ -59,9 +61,13 @@ cdef void _read_key(const machine_t *m, state_key_t *key) noexcept nogil:
     key.counting_instructions = m.counting_instructions
     key.host_events = m.host_events
     key.ledger_stale = m.ledger_stale
+    key.in_use = m.in_use
     key.blind = m.blind
+    key.denied = m.denied
     for slot in range(SLOTS):
         key.nonzero |= <uint32_t>(m.hardware.counter[slot] != 0) << slot
+    for i in range(m.guest_events):
+        key.counts[i] = m.guest_event[i].slot if m.guest_event[i].active else -1
 
 
 cdef inline bint _same_registers(const pmu_t *a, const pmu_t *b) noexcept nogil:
@@ -92,6 +98,8 @@ cdef bint _only_time_passed(const machine_t *m, const machine_t *after) noexcept
         and m.counting_instructions == after.counting_instructions and m.host_events == after.host_events
         and m.host_placed == after.host_placed and m.host_fixed_ctr_ctrl == after.host_fixed_ctr_ctrl
         and m.blocked == after.blocked and m.displaced == after.displaced
+        and m.denied == after.denied and memcmp(&m.loaded, &after.loaded, sizeof(controls_t)) == 0
+        and m.in_use == after.in_use and m.retry == after.retry
         and m.reprograms == after.reprograms and m.creates == after.creates
         and memcmp(m.vcpu, after.vcpu, SLOTS * sizeof(vcpu_counter_t)) == 0
         and memcmp(m.guest_event, after.guest_event, MAX_GUEST_EVENTS * sizeof(guest_event_t)) == 0
@@ -105,7 +113,20 @@ cdef void _exit_on_copy(
 ) noexcept nogil:
     memcpy(copy, m, sizeof(machine_t))
     copy.next_wall = NEVER
+    copy.filter_due = NEVER
     vm_exit(copy, e.kind, e.cpl, e.emulates, handling, idle, EFFECT_NONE, NULL)
+
+
+cdef uint32_t _take_filtered(const machine_t *m, machine_t *after) noexcept nogil:
+    """Take what an emulated instruction adds to the ledger of denied counters out of a copy; return the guest events."""
+    cdef uint32_t events = 0
+    cdef int i
+    if m.denied:
+        for i in range(m.guest_events):
+            if after.guest_event[i].losses[CAUSE_FILTERED] == m.guest_event[i].losses[CAUSE_FILTERED] + 1:
+                after.guest_event[i].losses[CAUSE_FILTERED] -= 1
+                events |= <uint32_t>1 << i
+    return events
 
 
 cdef bint _same_accesses(const machine_t *m, const machine_t *after, const summary_t *s) noexcept nogil:
@@ -131,6 +152,7 @@ cdef void _summarise(machine_t *m, uint32_t kind) noexcept nogil:
     cdef uint32_t again = 0
     cdef int i, j
     _exit_on_copy(m, copy, e, 0, 0)
+    s.filtered = _take_filtered(m, copy)
     if not (
         _only_time_passed(m, copy) and _advanced(&m.hardware, &copy.hardware, &s.counted)
         and _advanced(&m.ideal, &copy.ideal, &s.counted_ideally)
@@ -147,6 +169,8 @@ cdef void _summarise(machine_t *m, uint32_t kind) noexcept nogil:
     for i in range(SPENT):
         s.spent[i] = copy.spent[i] - m.spent[i]
     s.switches = copy.switches - m.switches
+    s.runs[0] = copy.runs[PHASE_RUN][0] - m.runs[PHASE_RUN][0]
+    s.runs[1] = copy.runs[PHASE_RUN][1] - m.runs[PHASE_RUN][1]
     s.refused = copy.refused - m.refused
     s.retired[0] = copy.retired[0] - m.retired[0]
     s.retired[1] = copy.retired[1] - m.retired[1]
@@ -155,7 +179,8 @@ cdef void _summarise(machine_t *m, uint32_t kind) noexcept nogil:
     s.handling_activity = BLIND if copy.clock[BLIND] - m.clock[BLIND] > s.clock[BLIND] else HYPERVISOR
     _exit_on_copy(m, copy, e, 0, 1)
     s.may_idle = (
-        _only_time_passed(m, copy) and _advanced(&m.hardware, &copy.hardware, &again) and again == s.counted
+        _take_filtered(m, copy) == s.filtered and _only_time_passed(m, copy)
+        and _advanced(&m.hardware, &copy.hardware, &again) and again == s.counted
         and copy.wall - m.wall == s.wall + 1 and _same_accesses(m, copy, s)
     )
     k.usable = SKIPPABLE
@@ -231,11 +256,15 @@ cdef void _add_summary(machine_t *m, const summary_t *s, uint64_t n) noexcept no
     m.spent[SPENT_HANDLING] += s.handled
     m.spent[COST_FASTPATH_REFUSED] -= s.saved
     m.switches += n * s.switches
+    m.runs[PHASE_RUN][0] += n * s.runs[0]
+    m.runs[PHASE_RUN][1] += n * s.runs[1]
     m.refused += n * s.refused
     m.retired[0] += n * s.retired[0]
     m.retired[1] += n * s.retired[1]
     _add_emulated(&m.hardware, s.counted, n)
     _add_emulated(&m.ideal, s.counted_ideally, n)
+    for i in range(m.guest_events if s.filtered else 0):
+        m.guest_event[i].losses[CAUSE_FILTERED] += n if s.filtered >> i & 1 else 0
 
 
 cdef struct course_t:  # where a jump is, and how far it may go
@@ -280,6 +309,41 @@ cdef uint64_t _skip_drawn(machine_t *m, course_t *course, uint64_t budget) noexc
     return skipped
 
 
+cdef bint _skip_chunk(machine_t *m, course_t *course, uint64_t first, uint64_t left) noexcept nogil:
+    """Skip the chunk that begins with exit ``first``, of whose gap ``left`` cycles are left, if all of it can be."""
+    cdef lazy_t *lazy = <lazy_t *>m.lazy
+    cdef const trace_t *trace = &m.trace
+    cdef uint64_t at = first // CHUNK * trace.kinds, work, running, idle = course.idle
+    cdef summary_t *s
+    cdef kind_t *k
+    cdef uint32_t i
+    work = trace.chunk_gap[first // CHUNK] - (<uint64_t>trace.gap[first] - left)
+    running = course.running + work
+    work += course.work
+    if work >= course.most_work:
+        return False
+    for i in range(trace.kinds):
+        if trace.chunk_count[at + i] == 0:
+            continue
+        k = &lazy.kind[i]
+        s = &lazy.summary[i]
+        if k.usable != SKIPPABLE or s.refused or (trace.chunk_idle[at + i] and not s.may_idle):
+            return False
+        running += trace.chunk_count[at + i] * k.busy + trace.chunk_handled[at + i]
+        idle += trace.chunk_idle[at + i]
+    if running >= course.most_running or running + idle >= course.end:
+        return False
+    for i in range(trace.kinds):
+        s = &lazy.summary[i]
+        s.handled += trace.chunk_handled[at + i]
+        s.by_task += trace.chunk_by_task[at + i]
+        lazy.kind[i].skipped += trace.chunk_count[at + i]
+    course.work = work
+    course.running = running
+    course.idle = idle
+    return True
+
+
 cdef uint64_t _skip_traced(machine_t *m, course_t *course, uint64_t budget) noexcept nogil:
     """Skip exits of a trace, which have handling and idle times of their own."""
     cdef lazy_t *lazy = <lazy_t *>m.lazy
@@ -290,6 +354,18 @@ cdef uint64_t _skip_traced(machine_t *m, course_t *course, uint64_t budget) noex
     cdef summary_t *s
     cdef kind_t *k
     while skipped < budget:
+        if (
+            (position - 1) % CHUNK == 0 and (position - 1) // CHUNK < m.trace.chunks and skipped + CHUNK <= budget
+            and _skip_chunk(m, &at, position - 1, left)
+        ):
+            skipped += CHUNK
+            m.trace_position = position + CHUNK - 1
+            draw_work(m)
+            position = m.trace_position
+            left, handling, idle, kind = m.left, m.next_handling, m.next_idle, m.next_kind
+            if left >= NEVER:
+                break
+            continue
         k = &lazy.kind[kind]
         s = &lazy.summary[kind]
         work = at.work + left
@@ -410,7 +486,7 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
     course.running = m.wall - course.idle
     course.most_work = m.work + min(horizon, NEVER - m.work)
     course.most_running = m.next_wall
-    course.end = min(m.end, m.next_timer)
+    course.end = min(m.end, min(m.filter_due, m.next_timer))
     if m.work + m.left >= course.most_work:
         return 0
     if m.trace.gap != NULL:

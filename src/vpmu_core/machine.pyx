@@ -4,21 +4,23 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from vpmu_core._types cimport NEVER, int64_t, uint16_t, uint32_t, uint64_t
-from vpmu_core.guestperf cimport pmi_handler, read_out, serve_timers, set_up
+from vpmu_core._types cimport ALL_ONES, NEVER, int64_t, uint16_t, uint32_t, uint64_t
+from vpmu_core.eventfilter cimport filter_slots
+from vpmu_core.guestperf cimport pmi_handler, read_out, run_program, serve_timers, set_up
 from vpmu_core.guestperiod cimport limit_samples
 from vpmu_core.hostperf cimport read_host_events
 from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
 from vpmu_core.msr cimport reset
-from vpmu_core.unit cimport FIXED_SLOT, NO_EVENT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS
+from vpmu_core.unit cimport FIXED_SLOT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS
 from vpmu_core.random cimport logarithm_table, sfc64_seed, sfc64_t, stream_t
-from vpmu_core.counting cimport meter, running_clock
+from vpmu_core.counting cimport meter, rate_slots, running_clock
 from vpmu_core.state cimport (
     ACTIVITIES, CAUSES, CAUSE_NONE, HOST_ACTIVE, MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS, OP_CLASSES, ORIGINS, PHASES,
     PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, TIMERS, TIMER_INTERVAL,
-    TIMER_ROTATION, TIMER_SWITCH, TIMER_TICK, design_t, guest_event_t, guest_timer_t,
-    host_event_t, machine_t, planned_exit_t,
+    TIMER_ROTATION, TIMER_SWITCH, TIMER_TICK, USERSPACE, design_t, event_filter_t, filter_change_t, guest_event_t,
+    guest_timer_t, host_event_t, machine_t, planned_exit_t, program_step_t, program_t, trace_t,
 )
+from vpmu_core.switchprogram cimport compile_end, compile_step, price_programs, tally_switches
 from vpmu_core.timeline cimport run, start
 
 from importlib import import_module
@@ -29,8 +31,10 @@ from vpmu._costs import COST_NAMES as _COST_NAMES
 from vpmu._plan import ACCESSES as _ACCESSES
 from vpmu._registers import register_file
 
-CAUSE_NAMES = (None, "not_scheduled", "emulated_instruction", "window", "pmu_disabled", "ceded", "host_stale",
-               "multiplexed", "throttled")
+CAUSE_NAMES = (
+    None, "not_scheduled", "emulated_instruction", "window", "pmu_disabled", "ceded", "host_stale",
+    "filtered", "period_rejected", "wrong_counter", "multiplexed", "throttled",
+)
 OP_NAMES = ("rdmsr", "rdpmc", "wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
 ORIGIN_NAMES = ("host", "hypervisor", "guest")
 PHASE_NAMES = ("setup", "run", "readout")
@@ -48,11 +52,13 @@ cdef void begin(machine_t *m) noexcept nogil:
         m.guest_timer[i].due = NEVER
     for i in range(SLOTS):
         m.vcpu[i].event = -1
-        m.rated_event[i] = NO_EVENT
+    rate_slots(m)
+    price_programs(m)
     m.phase = PHASE_SETUP
     start(m)
     set_up(m)
     m.phase = PHASE_RUN
+    run_program(m)
 
 
 cdef void finish(machine_t *m) noexcept nogil:
@@ -89,6 +95,8 @@ cdef class Machine:
     def __dealloc__(self):
         free(self.m.exits)
         free(self.m.exit_count)
+        free(self.filters)
+        free(self.m.program)
         free(self.lazy.summary)
         free(self.lazy.kind)
         free(self.lazy.copy)
@@ -107,6 +115,8 @@ cdef class Machine:
         self._fill_guest_clock(plan)
         self._fill_host_events(plan)
         self._fill_design(plan)
+        self._fill_filters(plan)
+        self._fill_program(plan)
         if engine == "template":
             return
         with nogil:
@@ -127,6 +137,20 @@ cdef class Machine:
         self.lazy.next_pause = 1
         self.m.lazy = &self.lazy
         self.m.fast_forward = fast_forward
+        if self.plan.trace is not None:
+            self._fill_chunks(self.plan)
+
+    def _fill_chunks(self, plan):
+        cdef trace_t *trace = &self.m.trace
+        userspace = [e.kind == USERSPACE for e in plan.exits]
+        gap, count, handled, by_task, idle = plan.trace.chunks(tuple(userspace), plan.costs["handling_kernel"])
+        trace.chunk_gap = <const uint64_t *>self._column(gap, np.uint64)
+        trace.chunk_count = <const uint32_t *>self._column(count, np.uint32)
+        trace.chunk_handled = <const uint64_t *>self._column(handled, np.uint64)
+        trace.chunk_by_task = <const uint64_t *>self._column(by_task, np.uint64)
+        trace.chunk_idle = <const uint64_t *>self._column(idle, np.uint64)
+        trace.kinds = <uint32_t>len(userspace)
+        trace.chunks = len(gap)
 
     def _fill_clocks(self, plan):
         cdef machine_t *m = &self.m
@@ -156,6 +180,10 @@ cdef class Machine:
         reset(&m.ideal, &self.guest_file.file)
         m.ideal_instructions = 1 << FIXED_SLOT  # fixed counter 0
         width, full = model.gp_width, model.full_width_writes
+        for slot in range(SLOTS):
+            if m.guest.slots >> slot & 1:
+                m.guest_lane[slot] = ALL_ONES
+                m.guest_event_bytes |= <uint64_t>0xFF << 8 * slot if slot < 8 else 0
         m.guest_max_period = (1 << (width - 1 if full else 31)) - 1
 
     cdef const void *_column(self, values, dtype) except? NULL:
@@ -283,23 +311,63 @@ cdef class Machine:
 
     def _fill_design(self, plan):
         cdef machine_t *m = &self.m
-        module = import_module("vpmu_core.designs." + plan.design.replace("-", "_"))
+        module = import_module(plan.reactions or "vpmu_core.designs." + plan.design.replace("-", "_"))
         capsule = module.reactions()
         m.design = <const design_t *>PyCapsule_GetPointer(capsule, "vpmu.design")
         if m.design.leave == NULL and (m.work_stream.mean_gap or m.wall_stream.mean_gap or m.trace.gap != NULL):
             raise ValueError(f"design {plan.design} has no exits, but the plan has sources of them")
         m.guest_pmi_handler = pmi_handler
         m.traps = sum([1 << _ACCESSES.index(access) for access in plan.traps])
-        m.every_exit = plan.options.get("scope") == "every-exit"
-        m.reuse = plan.options.get("reuse", True)
+        m.flags = module.flags(plan.options) if hasattr(module, "flags") else 0
         m.list_entry = plan.global_ctrl_in_exit_list
         if plan.sequence is not None:
-            load, put = plan.sequence.programs()
-            m.loads, m.puts = len(load), len(put)
-            for i, (operation, flags) in enumerate(load):
-                m.load[i].operation, m.load[i].flags = operation, flags
-            for i, (operation, flags) in enumerate(put):
-                m.put[i].operation, m.put[i].flags = operation, flags
+            self._compile(&self.load, plan.sequence.programs()[0])
+            self._compile(&self.put, plan.sequence.programs()[1])
+            m.load, m.put = &self.load, &self.put
+
+    cdef _compile(self, program_t *program, steps):
+        memset(program, 0, sizeof(program_t))
+        for operation, flags in steps:
+            compile_step(program, &self.m, operation, flags)
+        compile_end(program)
+
+    def _fill_filters(self, plan):
+        cdef Py_ssize_t n = len(plan.filter_changes)
+        self.filters = <filter_change_t *>calloc(n + 2, sizeof(filter_change_t))
+        if self.filters == NULL:
+            raise MemoryError
+        # The first row is the filter from the start on, the last one says that no more follow.
+        for i, (at, planned) in enumerate(((0, plan.event_filter), *plan.filter_changes)):
+            self.filters[i].at = at
+            if planned is not None:
+                self._fill_filter(&self.filters[i].filter, planned)
+        self.filters[n + 1].at = NEVER
+        self.m.filters = self.filters
+        self.m.filter = &self.filters[0].filter if plan.event_filter is not None else NULL
+        self.m.next_filter = 1
+        self.m.filter_due = self.filters[1].at
+        filter_slots(&self.m)
+
+    cdef _fill_filter(self, event_filter_t *f, planned):
+        f.allow = planned.allow
+        f.includes, f.excludes = len(planned.includes), len(planned.excludes)
+        f.included = <const uint64_t *>self._column(planned.includes, np.uint64)
+        f.excluded = <const uint64_t *>self._column(planned.excludes, np.uint64)
+        f.event_bits = planned.event_bits
+        f.fixed = planned.fixed_counter_bitmap
+
+    def _fill_program(self, plan):
+        cdef machine_t *m = &self.m
+        m.least_period = plan.least_period
+        m.program_steps = len(plan.program)
+        m.program = <program_step_t *>calloc(m.program_steps + 1, sizeof(program_step_t))
+        if m.program == NULL:
+            raise MemoryError
+        for i, step in enumerate(plan.program):
+            m.program[i].gap = step.gap
+            m.program[i].access = _ACCESSES.index(step.access)
+            m.program[i].slot = step.counter if step.counter < 32 else step.counter - 32 + FIXED_SLOT
+            m.program[i].value = step.value
 
     def advance(self):
         """Run for one slice, at most some tens of milliseconds.
@@ -332,6 +400,7 @@ cdef class Machine:
         if copy == NULL:
             raise MemoryError
         try:
+            tally_switches(&self.m)
             memcpy(copy, &self.m, sizeof(machine_t))
             out = self._totals(&self.m)
             exits = [self.m.exit_count[i] for i in range(self.n_exits)]
@@ -340,6 +409,7 @@ cdef class Machine:
             out["host"] = [self._host(&copy.host_event[i]) for i in range(len(self.plan.host_events))]
             with nogil:
                 finish(copy)
+                tally_switches(copy)
             # The copy shares the arrays: exit counts and regular arrivals.
             for column, before in zip(self.regular, regular, strict=True):
                 column[...] = before
@@ -361,6 +431,12 @@ cdef class Machine:
             }
             out["counters"] = [self._counter(&copy.guest_event[i]) for i in range(copy.guest_events)]
             out["stray_counts"] = copy.stray_counts
+            if self.plan.program:
+                out["program"] = [
+                    (self.m.program[i].value, self.m.program[i].ideal)
+                    for i, step in enumerate(self.plan.program)
+                    if self.m.program[i].applied and step.access in ("rdpmc", "global_status")
+                ]
             return out
         finally:
             free(copy)

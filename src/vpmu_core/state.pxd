@@ -7,7 +7,9 @@ cdef enum:
     MAX_GUEST_EVENTS = 24  # more than counters: then they take turns
     MAX_OWN_HOST_EVENTS = 12  # the host's own
     MAX_HOST_EVENTS = 24  # the host's own, then those that back guest counters
-    MAX_STEPS = 64
+    LANES = 12  # GP_LANES + FIXED_LANES
+    NOTHING_COUNTED = 1 << 31  # no machine has a counter there
+    MAX_BLOCKS = 66  # of a switch program: 64 steps, the end, and one that stays open
 
 cdef enum:  # activity
     GUEST_USER = 0
@@ -64,10 +66,11 @@ cdef enum:  # cost_index: the order of vpmu._costs.COST_NAMES
     COST_GUEST_NMI_EXIT = 26
     COST_GUEST_PERF_CALL = 27
     COST_MSR_LIST_ENTRY = 28
-    COSTS = 29
-    SPENT_HANDLING = 29  # handling times of planned exits
-    SPENT_IDLE = 30
-    SPENT = 31
+    COST_HARDWARE_PMU_SWITCH = 29
+    COSTS = 30
+    SPENT_HANDLING = 30  # handling times of planned exits
+    SPENT_IDLE = 31
+    SPENT = 32
 
 cdef enum:  # op_class
     OP_RDMSR = 0
@@ -98,9 +101,12 @@ cdef enum:  # cause: of the ledger
     CAUSE_PMU_DISABLED = 4
     CAUSE_CEDED = 5
     CAUSE_HOST_STALE = 6
-    CAUSE_MULTIPLEXED = 7  # a guest event waits for its turn on a counter
-    CAUSE_THROTTLED = 8  # a guest event is stopped up to the next tick
-    CAUSES = 9
+    CAUSE_FILTERED = 7
+    CAUSE_PERIOD_REJECTED = 8
+    CAUSE_WRONG_COUNTER = 9
+    CAUSE_MULTIPLEXED = 10  # a guest event waits for its turn on a counter
+    CAUSE_THROTTLED = 11  # a guest event is stopped up to the next tick
+    CAUSES = 12
 
 cdef enum:  # pmu_exit
     EXIT_MSR_WRITE = 0
@@ -115,6 +121,10 @@ cdef enum:  # effect_kind
     EFFECT_ACCESS = 1  # a trapped guest access
     EFFECT_PMI = 2  # the vector of a guest PMI
     EFFECT_NMI = 3  # a host NMI
+    EFFECT_KICK = 4  # another thread has a request for the vCPU
+
+cdef enum:
+    REQUEST_CLEANUP = 1 << 30  # no counter has this slot
 
 cdef enum:  # host_state
     HOST_OFF = 0
@@ -134,6 +144,14 @@ cdef enum:  # guest_timer: in the order in which they are served
     TIMER_SWITCH = 2
     TIMER_INTERVAL = 3
     TIMERS = 4
+
+cdef enum:  # design_flag: bits 0 to 2 are the exit kinds at which guest state is switched
+    SWITCH_AT_KINDS = 7
+    SWITCH_AROUND_BLOCKING = 8
+    SWITCH_AROUND_USERSPACE = 16
+    WINDOW_IS_GUEST = 32  # exclude_guest means: not between load and put
+    REUSE_EVENTS = 64
+    FIRST_OWN_FLAG = 256  # from here on each design has its own
 
 cdef enum:  # run_kind
     WORK = 0
@@ -157,6 +175,13 @@ cdef struct trace_t:
     const int64_t *idle
     uint64_t n
     bint repeat
+    uint64_t chunks  # full chunks that are summed (traceindex.pxd); 0: none
+    uint32_t kinds  # columns of the sums by kind
+    const uint64_t *chunk_gap
+    const uint32_t *chunk_count  # by chunk and kind, as all that follow
+    const uint64_t *chunk_handled
+    const uint64_t *chunk_by_task
+    const uint64_t *chunk_idle
 
 cdef struct access_t:  # one access of guest software to its PMU
     uint8_t access  # access_kind
@@ -181,8 +206,12 @@ cdef struct guest_event_t:
     uint64_t gains[CAUSES]
     uint64_t meter_clock[3]  # guest clocks when the running meter began
     uint8_t meter  # cause that is being metered, CAUSE_NONE if none
+    uint8_t meter_event  # what the ideal counter counts meanwhile
     uint8_t meter_user  # the ideal counter counts user code meanwhile
     uint8_t meter_kernel
+    uint8_t instead  # CAUSE_WRONG_COUNTER: the event that is counted in its place
+    uint8_t instead_user
+    uint8_t instead_kernel
     int8_t slot  # Linux hw.idx: where it counts, or did last; -1 if it never has
     uint8_t event
     uint8_t active  # it counts on its slot
@@ -234,6 +263,7 @@ cdef struct host_event_t:
     uint8_t exclude_host
     uint8_t user
     uint8_t kernel
+    uint8_t held  # in its counter with the enable bits off (direct-capture)
 
 cdef struct vcpu_counter_t:  # KVM struct kvm_pmc, emulated design
     uint64_t counter
@@ -241,6 +271,26 @@ cdef struct vcpu_counter_t:  # KVM struct kvm_pmc, emulated design
     uint64_t key  # configuration of the perf event
     int8_t event  # index of host_event_t, -1 if none
     uint8_t paused
+    uint8_t rejected  # perf refused its event for its period
+
+cdef struct event_filter_t:  # KVM struct kvm_x86_pmu_event_filter
+    const uint64_t *included  # masked entries, sorted by event select
+    const uint64_t *excluded
+    uint32_t includes
+    uint32_t excludes
+    uint64_t event_bits  # of a selector: its event select
+    uint32_t fixed  # bitmap of fixed counters
+    bint allow
+
+cdef struct filter_change_t:
+    uint64_t at  # wall instant from which it holds; after the last: NEVER
+    event_filter_t filter
+
+cdef struct controls_t:  # what a switch loads: the guest's controls as far as the event filter lets them (eventsel_hw)
+    uint64_t selector[SLOTS]
+    uint64_t fixed_ctr_ctrl
+    uint32_t local[2]
+    uint32_t interrupt
 
 cdef struct pmi_tally_t:
     uint64_t raised
@@ -256,9 +306,47 @@ cdef struct guest_timer_t:  # fires at base + n*numerator/denominator, rounded u
     uint64_t denominator
     uint64_t fired
 
-cdef struct step_t:  # one operation of a switch program
-    uint16_t operation
-    uint16_t flags
+cdef struct block_t:  # of a compiled switch program: register operations, then a point in time (switching.pxd)
+    uint8_t point
+    uint8_t registers  # whether it has any
+    uint8_t status_flags
+    uint8_t fixed_ctr_ctrl  # flag of the operation, 0 if none
+    uint16_t flags  # of a loop over GP counters
+    uint16_t fixed_flags  # of a loop over fixed counters
+    uint16_t rdmsr  # unconditional accesses
+    uint16_t rdpmc
+    uint16_t wrmsr
+
+cdef struct straight_t:  # all blocks of a program in one, for when nobody could notice the time between them
+    block_t registers
+    uint8_t possible  # not if two blocks access the same register, or more than one point is of a kind
+    uint8_t global_ctrl_zero
+    uint8_t lvtpc  # point of LVTPC, 0 if none
+    uint8_t perf  # point of host perf, 0 if none
+    uint8_t registers_first  # registers come before that point
+
+cdef struct program_t:  # one load or one put, compiled for the guest's counters
+    block_t block[MAX_BLOCKS]  # all 0 at first
+    uint32_t blocks
+    straight_t straight
+    uint32_t rdmsr  # unconditional accesses of a run
+    uint32_t rdpmc
+    uint32_t counters
+    uint32_t selectors
+    uint32_t globals_
+    uint32_t lvtpc
+    uint32_t contexts  # perf_load_guest_context(), perf_put_guest_context()
+    uint32_t passed_rdmsr  # while it is compiled: of these, already passed
+    uint32_t passed_rdpmc
+    uint32_t passed_wrmsr
+
+cdef struct program_step_t:  # an access of guest software other than perf
+    uint64_t gap  # handler cycles before it
+    uint64_t value  # written, or read
+    uint64_t ideal
+    uint8_t access
+    uint8_t slot
+    uint8_t applied
 
 ctypedef machine_s machine_t
 ctypedef void (*reaction_t)(machine_t *m) noexcept nogil
@@ -272,6 +360,8 @@ cdef struct design_t:  # the reactions of a vPMU design; NULL where it has none
     reaction_t requests  # reprogramming before the next entry
     reaction_t block  # HLT: the vCPU's thread goes to sleep
     reaction_t wake
+    reaction_t to_user  # KVM_RUN returns to the virtual machine monitor
+    reaction_t from_user
     reaction_t arrive  # an unmasked PMI arrives
     reaction_t nmi  # a host NMI, inside the exit that it caused
     bint (*refuses)(machine_t *m) noexcept nogil  # a fastpath exit that emulates an instruction
@@ -293,8 +383,9 @@ cdef struct machine_s:
     # hardware
     pmu_t hardware
     uint64_t hardware_rate[ACTIVITIES][SLOTS]  # rate of the event that each slot counts
-    uint8_t rated_event[SLOTS]  # events for which hardware_rate holds
-    uint64_t scratch[SLOTS]
+    uint64_t rated_events  # events of the first eight slots for which hardware_rate holds, a byte each
+    uint64_t counted_rate[3][LANES]  # guest user, kernel, handler: hardware_rate of enabled slots, else 0; GP, then fixed
+    uint32_t counted[3]  # slots for which counted_rate holds; NOTHING_COUNTED if none
     # the guest's PMU as software keeps it, and as it should be
     pmu_t guest
     pmu_t ideal
@@ -338,16 +429,27 @@ cdef struct machine_s:
     reaction_t fast_forward  # of the lazy engine; NULL: stepwise
     void *lazy  # lazy_t of lazy.pxd
     uint32_t traps  # access_kind bits
-    bint every_exit
-    bint reuse
-    uint32_t reprogram  # slots to reprogram
+    uint32_t flags  # design_flag bits
+    bint guest_in_hardware  # guest state is there, as far as the design switches it
+    uint32_t reprogram  # slots to reprogram, and REQUEST_CLEANUP
+    uint32_t retry  # slots whose event could not be created; they join the next request
+    uint32_t in_use  # slots that the guest has written to since the last clean-up (pmc_in_use)
+    int64_t least_period  # that host perf accepts
     bint ledger_stale  # what backs the guest counters has changed since the last entry
     uint32_t counting_instructions  # slots, KVM pmc_counting_instructions
     vcpu_counter_t vcpu[SLOTS]
-    step_t load[MAX_STEPS]
-    step_t put[MAX_STEPS]
-    int loads
-    int puts
+    const event_filter_t *filter  # NULL: none
+    const filter_change_t *filters
+    uint64_t filter_due  # of the next change, NEVER if there is none
+    uint32_t next_filter
+    uint32_t denied  # guest counters that the filter denies
+    controls_t loaded
+    const program_t *load
+    const program_t *put
+    uint64_t block_cycles[2][MAX_BLOCKS]  # of load and put: what the unconditional accesses of each block take
+    uint64_t straight_cycles[2][2]  # likewise, those up to the point of host perf and the rest
+    uint64_t guest_lane[SLOTS]  # all ones where the guest has a counter
+    uint64_t guest_event_bytes  # the same, a byte for each of the first eight
     # perf
     guest_event_t guest_event[MAX_GUEST_EVENTS]
     int guest_events
@@ -376,6 +478,8 @@ cdef struct machine_s:
     uint64_t next_timer  # wall instant of the first that is due
     uint64_t overflow_at[SLOTS]  # wall instant of each guest counter's last overflow
     uint64_t retired[2]  # instructions that the hypervisor emulated, at CPL 0 and above
+    program_step_t *program
+    int program_steps
     host_event_t host_event[MAX_HOST_EVENTS]
     int host_events
     uint64_t host_fixed_ctr_ctrl  # host perf's cached value
@@ -387,6 +491,7 @@ cdef struct machine_s:
     uint64_t pmu_exits[PMU_EXITS]
     uint64_t host_interrupts
     uint64_t switches
+    uint64_t runs[PHASES][2]  # loads and puts whose unconditional accesses are not in ops and spent yet
     uint64_t refused
     uint64_t handlers
     uint64_t reprograms

@@ -1,185 +1,185 @@
 # cython: freethreading_compatible=True
-"""Running a switch sequence (docs/machine.md, section 8.1).
+"""Running a switch program: guest state into hardware, and out of it (docs/machine.md, section 8.1)."""
+from libc.string cimport memcpy
 
-GLOBAL_CTRL is 0 throughout, so nothing counts between two operations: the costs of register accesses add up and are
-spent where somebody could notice, before LVTPC writes, host perf and the end.
-"""
-from libc.string cimport memcmp
-
-from vpmu_core._types cimport ALL_ONES, popcount32, uint16_t, uint32_t, uint64_t
+from vpmu_core._types cimport NEVER, uint16_t, uint32_t, uint64_t
 from vpmu_core.hostperf cimport host_events_in, host_events_out
-from vpmu_core.unit cimport FIXED_LANES, FIXED_SLOT, GP_LANES, LVTPC_MASKED, LVTPC_NMI, pmu_t
-from vpmu_core.counting cimport host_activity, host_advance, spend, tally
+from vpmu_core.lanes cimport clear_lanes, nonzero_lanes, replace_lanes, save_lanes
+from vpmu_core.unit cimport FIXED_LANES, FIXED_SLOT, GP_LANES, LVTPC_MASKED, LVTPC_NMI
+from vpmu_core.counting cimport host_activity, host_advance
 from vpmu_core.state cimport (
-    COST_RDMSR, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC, OP_RDMSR, OP_RDPMC, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL,
-    OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_HYPERVISOR, machine_t, step_t,
+    COST_WRMSR, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_SELECTOR, ORIGIN_HYPERVISOR, block_t, machine_t, program_t,
+    straight_t,
+)
+from vpmu_core.switchprogram cimport (
+    FIXED_CTR_CTRL_GUEST, FIXED_CTR_CTRL_ZERO, LOOP_COUNTER_DIFFERS, LOOP_COUNTER_GUEST, LOOP_COUNTER_NONZERO,
+    LOOP_COUNTER_ZERO, LOOP_SAVE, LOOP_SELECTOR_GUEST, LOOP_SELECTOR_NONZERO, LOOP_SELECTOR_ZERO, POINT_END,
+    POINT_GLOBAL_CTRL_ZERO, POINT_LVTPC_HOST, POINT_PERF_LOAD, STATUS_ACKNOWLEDGE, STATUS_READ, STATUS_READ_SAVE,
+    STATUS_TOGGLE,
 )
 from vpmu_core.timeline cimport check_arrival
 
-cdef struct ops_t:
-    uint64_t rdmsr
-    uint64_t rdpmc
-    uint64_t counters
-    uint64_t selectors
-    uint64_t globals
-    uint64_t spent  # cycles of those that have been spent already
 
-
-cdef inline void _spend_ops(machine_t *m, ops_t *ops) noexcept nogil:
-    """Let the time of what has gathered since the last call pass."""
-    cdef uint64_t total = (
-        ops.rdmsr * m.cost[COST_RDMSR] + ops.rdpmc * m.cost[COST_RDPMC]
-        + (ops.counters + ops.selectors + ops.globals) * m.cost[COST_WRMSR]
-    )
-    host_advance(m, host_activity(m), total - ops.spent)
-    ops.spent = total
-
-
-cdef inline void _tally_ops(machine_t *m, const ops_t *ops) noexcept nogil:
-    cdef uint64_t *tallies = m.ops[m.phase][ORIGIN_HYPERVISOR]
-    tallies[OP_RDMSR] += ops.rdmsr
-    tallies[OP_RDPMC] += ops.rdpmc
-    tallies[OP_WRMSR_COUNTER] += ops.counters
-    tallies[OP_WRMSR_SELECTOR] += ops.selectors
-    tallies[OP_WRMSR_GLOBAL] += ops.globals
-    m.spent[COST_RDMSR] += ops.rdmsr * m.cost[COST_RDMSR]
-    m.spent[COST_RDPMC] += ops.rdpmc * m.cost[COST_RDPMC]
-    m.spent[COST_WRMSR] += (ops.counters + ops.selectors + ops.globals) * m.cost[COST_WRMSR]
-
-
-cdef inline void _loop(machine_t *m, uint16_t flags, ops_t *ops, int first, int lanes, bint all_lanes) noexcept nogil:
-    """One loop over the guest's counters; without branches over a fixed number of lanes, so that it vectorises.
-
-    ``all_lanes``: the guest has a counter in every lane, and nothing needs a mask.
-    """
-    cdef pmu_t *hardware = &m.hardware
-    cdef pmu_t *guest = &m.guest
-    cdef uint32_t members = guest.slots & (((<uint32_t>1 << lanes) - 1) << first)
-    cdef uint64_t n = <uint64_t>lanes if all_lanes else <uint64_t>popcount32(members)
-    cdef uint64_t writes = 0, selectors = 0, mine, old, new
-    cdef int slot
-    if flags & LOOP_RDPMC:
-        ops.rdpmc += n
+cdef inline uint64_t _loop_counters(machine_t *m, uint16_t flags, int first, int lanes) noexcept nogil:
+    """RDPMC and counter writes of a loop; returns how many of its conditional writes took place."""
+    cdef uint64_t writes = 0
     if flags & LOOP_SAVE:
-        for slot in range(first, first + lanes):
-            mine = ALL_ONES if all_lanes else 0 - <uint64_t>(members >> slot & 1)
-            guest.counter[slot] = hardware.counter[slot] & mine
+        save_lanes(&m.guest.counter[first], &m.hardware.counter[first], &m.guest_lane[first], lanes)
     if flags & LOOP_COUNTER_GUEST:
-        for slot in range(first, first + lanes):
-            mine = ALL_ONES if all_lanes else 0 - <uint64_t>(members >> slot & 1)
-            old = hardware.counter[slot]
-            new = old ^ ((old ^ guest.counter[slot]) & mine)
-            writes += old != new
-            hardware.counter[slot] = new
-        ops.counters += writes if flags & LOOP_COUNTER_DIFFERS else n
+        writes = replace_lanes(&m.hardware.counter[first], &m.guest.counter[first], &m.guest_lane[first], lanes)
     elif flags & LOOP_COUNTER_ZERO:
-        for slot in range(first, first + lanes):
-            mine = ALL_ONES if all_lanes else 0 - <uint64_t>(members >> slot & 1)
-            old = hardware.counter[slot]
-            writes += (old & mine) != 0
-            hardware.counter[slot] = old & ~mine
-        ops.counters += writes if flags & LOOP_COUNTER_NONZERO else n
+        writes = clear_lanes(&m.hardware.counter[first], &m.guest_lane[first], lanes)
+    return writes if flags & (LOOP_COUNTER_DIFFERS | LOOP_COUNTER_NONZERO) else 0
+
+
+cdef inline uint64_t _loop_selectors(machine_t *m, uint16_t flags) noexcept nogil:
+    """Selector writes of a loop; returns how many of its conditional writes took place."""
+    cdef uint32_t members = m.guest.slots & 0xFFFF
+    cdef uint64_t old = 0, new = 0
     if flags & LOOP_SELECTOR_GUEST:
-        for slot in range(first, first + lanes):
-            mine = ALL_ONES if all_lanes else 0 - <uint64_t>(members >> slot & 1)
-            old = hardware.selector[slot]
-            hardware.selector[slot] = old ^ ((old ^ guest.selector[slot]) & mine)
-        if memcmp(&hardware.event[first], &guest.event[first], lanes) != 0:
-            for slot in range(first, first + lanes):
-                if members >> slot & 1:
-                    hardware.event[slot] = guest.event[slot]
-        hardware.local[0] = (hardware.local[0] & ~members) | (guest.local[0] & members)
-        hardware.local[1] = (hardware.local[1] & ~members) | (guest.local[1] & members)
-        hardware.interrupt = (hardware.interrupt & ~members) | (guest.interrupt & members)
-        ops.selectors += n
-    elif flags & LOOP_SELECTOR_ZERO:
-        # ``event`` stays: nothing reads it while the counter is off, and the next load finds it in place.
-        for slot in range(first, first + lanes):
-            mine = ALL_ONES if all_lanes else 0 - <uint64_t>(members >> slot & 1)
-            selectors += (guest.selector[slot] & mine) != 0
-            hardware.selector[slot] &= ~mine
-        hardware.local[0] &= ~members
-        hardware.local[1] &= ~members
-        hardware.interrupt &= ~members
-        ops.selectors += selectors if flags & LOOP_SELECTOR_NONZERO else n
+        replace_lanes(m.hardware.selector, m.loaded.selector, m.guest_lane, GP_LANES)
+        # One byte for each of the GP_LANES events.
+        memcpy(&old, m.hardware.event, sizeof(old))
+        memcpy(&new, m.guest.event, sizeof(new))
+        old ^= (old ^ new) & m.guest_event_bytes
+        memcpy(m.hardware.event, &old, sizeof(old))
+        m.hardware.local[0] ^= (m.hardware.local[0] ^ m.loaded.local[0]) & members
+        m.hardware.local[1] ^= (m.hardware.local[1] ^ m.loaded.local[1]) & members
+        m.hardware.interrupt ^= (m.hardware.interrupt ^ m.loaded.interrupt) & members
+        return 0
+    # ``event`` stays: nothing reads it while the counter is off, and the next load finds it in place.
+    clear_lanes(m.hardware.selector, m.guest_lane, GP_LANES)
+    m.hardware.local[0] &= ~members
+    m.hardware.local[1] &= ~members
+    m.hardware.interrupt &= ~members
+    return nonzero_lanes(m.loaded.selector, m.guest_lane, GP_LANES) if flags & LOOP_SELECTOR_NONZERO else 0
 
 
 cdef inline void _load_fixed_ctr_ctrl(machine_t *m, bint zero) noexcept nogil:
-    # What each field enables is known from the guest's own copy; host perf's fields are 0 in the window.
+    # What each field enables is known from what the filter leaves of the guest's; host perf's fields are 0 in the window.
     cdef uint32_t gp = 0xFFFF
-    m.hardware.fixed_ctr_ctrl = 0 if zero else m.guest.fixed_ctr_ctrl
-    m.hardware.local[0] = (m.hardware.local[0] & gp) | (0 if zero else m.guest.local[0] & ~gp)
-    m.hardware.local[1] = (m.hardware.local[1] & gp) | (0 if zero else m.guest.local[1] & ~gp)
-    m.hardware.interrupt = (m.hardware.interrupt & gp) | (0 if zero else m.guest.interrupt & ~gp)
+    m.hardware.fixed_ctr_ctrl = 0 if zero else m.loaded.fixed_ctr_ctrl
+    m.hardware.local[0] = (m.hardware.local[0] & gp) | (0 if zero else m.loaded.local[0] & ~gp)
+    m.hardware.local[1] = (m.hardware.local[1] & gp) | (0 if zero else m.loaded.local[1] & ~gp)
+    m.hardware.interrupt = (m.hardware.interrupt & gp) | (0 if zero else m.loaded.interrupt & ~gp)
 
 
-cdef void _write_lvtpc(machine_t *m, uint64_t value) noexcept nogil:
-    spend(m, COST_WRMSR_LVTPC)
-    check_arrival(m)
-    tally(m, ORIGIN_HYPERVISOR, OP_WRMSR_LVTPC, 1)
-    m.hardware.lvtpc = value
+cdef inline uint64_t _toggle_status(machine_t *m, uint64_t status) noexcept nogil:
+    # Through STATUS_RESET and STATUS_SET; returns how many of the two were written.
+    cdef uint64_t reset = status & ~m.guest.global_status, set_ = m.guest.global_status & ~status
+    m.hardware.global_status = (m.hardware.global_status & ~reset) | set_
+    return <uint64_t>(reset != 0) + <uint64_t>(set_ != 0)
 
 
-cdef void _run_program(machine_t *m, const step_t *steps, int n) noexcept nogil:
-    cdef ops_t ops
-    cdef uint64_t status = 0, differs
-    cdef uint16_t operation, flags
-    cdef int i
-    ops.rdmsr = ops.rdpmc = ops.counters = ops.selectors = ops.globals = ops.spent = 0
-    for i in range(n):
-        operation = steps[i].operation
-        flags = steps[i].flags
-        if operation == LOOP:
-            if flags & LOOP_FIXED:
-                _loop(m, flags, &ops, FIXED_SLOT, FIXED_LANES, False)
-            elif m.guest.slots & 0xFF == 0xFF:
-                _loop(m, flags, &ops, 0, GP_LANES, True)
+cdef enum:  # conditional WRMSRs of a run, tallied in one word, ten bits a class: at most 64 steps of 12 counters
+    FIELD = 1023
+    A_SELECTOR = 1 << 10
+    A_GLOBAL = 1 << 20
+
+
+cdef inline uint64_t _how_many(uint64_t writes) noexcept nogil:
+    return (writes & FIELD) + (writes >> 10 & FIELD) + (writes >> 20)
+
+
+cdef inline uint64_t _registers(machine_t *m, const block_t *b, uint64_t *status) noexcept nogil:
+    """The register operations of a block; returns which of its conditional writes took place."""
+    cdef uint64_t writes = 0
+    if b.status_flags & STATUS_READ:
+        status[0] = m.hardware.global_status
+    if b.status_flags & STATUS_READ_SAVE:
+        m.guest.global_status = status[0]
+    if b.status_flags & STATUS_ACKNOWLEDGE and status[0]:
+        writes += A_GLOBAL
+        m.hardware.global_status &= ~status[0]
+    if b.status_flags & STATUS_TOGGLE and status[0] != m.guest.global_status:
+        writes += A_GLOBAL * _toggle_status(m, status[0])
+    if b.fixed_ctr_ctrl == FIXED_CTR_CTRL_GUEST:
+        _load_fixed_ctr_ctrl(m, False)
+    elif b.fixed_ctr_ctrl == FIXED_CTR_CTRL_ZERO:
+        _load_fixed_ctr_ctrl(m, True)
+    elif b.fixed_ctr_ctrl and m.loaded.fixed_ctr_ctrl:
+        writes += A_SELECTOR
+        _load_fixed_ctr_ctrl(m, True)
+    writes += _loop_counters(m, b.flags, 0, GP_LANES)
+    writes += _loop_counters(m, b.fixed_flags, FIXED_SLOT, FIXED_LANES)
+    if b.flags & (LOOP_SELECTOR_GUEST | LOOP_SELECTOR_ZERO):
+        writes += A_SELECTOR * _loop_selectors(m, b.flags)
+    return writes
+
+
+cdef inline void _write_lvtpc(machine_t *m, int point) noexcept nogil:
+    m.hardware.lvtpc = LVTPC_NMI if point == POINT_LVTPC_HOST else GUEST_VECTOR | (m.guest.lvtpc & LVTPC_MASKED)
+
+
+cdef uint64_t _run_blocks(machine_t *m, const program_t *p, const uint64_t *cycles) noexcept nogil:
+    """Block by block; returns the conditional writes that took place."""
+    cdef const block_t *b = p.block
+    cdef uint64_t status = 0, due = 0, writes = 0, now
+    while True:
+        due += cycles[0]
+        if b.registers:
+            now = _registers(m, b, &status)
+            writes += now
+            due += _how_many(now) * m.cost[COST_WRMSR]
+            m.spent[COST_WRMSR] += _how_many(now) * m.cost[COST_WRMSR]
+        if b.point >= POINT_GLOBAL_CTRL_ZERO:
+            host_advance(m, host_activity(m), due)
+            due = 0
+            if b.point == POINT_GLOBAL_CTRL_ZERO:
+                m.hardware.global_ctrl = 0
             else:
-                _loop(m, flags, &ops, 0, GP_LANES, False)
-        elif operation == RDMSR_STATUS:
-            ops.rdmsr += 1
-            status = m.hardware.global_status
-            if flags & STATUS_SAVE:
-                m.guest.global_status = status
-        elif operation == OVF_CTRL:
-            if status:
-                ops.globals += 1
-                m.hardware.global_status &= ~status
-        elif operation == TOGGLE_STATUS:
-            differs = status ^ m.guest.global_status
-            ops.globals += (status & differs) != 0
-            ops.globals += (m.guest.global_status & differs) != 0
-            m.hardware.global_status = (m.hardware.global_status & ~(status & differs)) | (m.guest.global_status & differs)
-        elif operation == FIXED_CTR_CTRL:
-            if flags == FIXED_CTR_CTRL_GUEST:
-                ops.selectors += 1
-                _load_fixed_ctr_ctrl(m, False)
-            elif flags == FIXED_CTR_CTRL_ZERO or m.guest.fixed_ctr_ctrl:
-                ops.selectors += 1
-                _load_fixed_ctr_ctrl(m, True)
-        elif operation == GLOBAL_CTRL_ZERO:
-            ops.globals += 1
-            _spend_ops(m, &ops)
-            m.hardware.global_ctrl = 0
-        else:
-            _spend_ops(m, &ops)
-            if operation == LVTPC_GUEST:
-                _write_lvtpc(m, GUEST_VECTOR | (m.guest.lvtpc & LVTPC_MASKED))
-            elif operation == LVTPC_HOST:
-                _write_lvtpc(m, LVTPC_NMI)
-            elif operation == PERF_LOAD:
-                host_events_out(m)
-            else:
-                host_events_in(m)
-    _spend_ops(m, &ops)
-    _tally_ops(m, &ops)
+                check_arrival(m)
+                _write_lvtpc(m, b.point)
+        elif b.point:
+            host_advance(m, host_activity(m), due)
+            due = 0
+            if b.point == POINT_END:
+                return writes
+            if m.has_host:
+                if b.point == POINT_PERF_LOAD:
+                    host_events_out(m)
+                else:
+                    host_events_in(m)
+            m.blind = b.point == POINT_PERF_LOAD
+        b += 1
+        cycles += 1
+
+
+cdef inline uint64_t _run_straight(machine_t *m, const straight_t *all, const uint64_t *cycles) noexcept nogil:
+    """All blocks in one; returns the conditional writes that took place."""
+    cdef uint64_t status = 0, writes = _registers(m, &all.registers, &status)
+    cdef uint64_t conditional = _how_many(writes) * m.cost[COST_WRMSR]
+    m.spent[COST_WRMSR] += conditional
+    if all.global_ctrl_zero:
+        m.hardware.global_ctrl = 0
+    if all.lvtpc:
+        _write_lvtpc(m, all.lvtpc)
+    m.wall += cycles[0] + cycles[1] + conditional
+    m.clock[host_activity(m)] += cycles[0] + (conditional if all.registers_first else 0)
+    if all.perf:
+        m.blind = all.perf == POINT_PERF_LOAD
+    m.clock[host_activity(m)] += cycles[1] + (0 if all.registers_first else conditional)
+    return writes
+
+
+cdef inline void _run_program(machine_t *m, int half, const program_t *p) noexcept nogil:
+    cdef uint64_t *tallies = m.ops[m.phase][ORIGIN_HYPERVISOR]
+    cdef uint64_t writes
+    m.runs[m.phase][half] += 1
+    if p.straight.possible and not m.has_host and m.pmi_arrival == NEVER:
+        writes = _run_straight(m, &p.straight, m.straight_cycles[half])
+    else:
+        writes = _run_blocks(m, p, m.block_cycles[half])
+    tallies[OP_WRMSR_COUNTER] += writes & FIELD
+    tallies[OP_WRMSR_SELECTOR] += writes >> 10 & FIELD
+    tallies[OP_WRMSR_GLOBAL] += writes >> 20
 
 
 cdef void load_guest(machine_t *m) noexcept nogil:
     """Guest state into hardware."""
-    _run_program(m, m.load, m.loads)
+    _run_program(m, 0, m.load)
 
 
 cdef void put_guest(machine_t *m) noexcept nogil:
     """Guest state out of hardware."""
-    _run_program(m, m.put, m.puts)
+    _run_program(m, 1, m.put)

@@ -2,13 +2,15 @@
 """The time line of one logical CPU: PMIs, exits and guest code (docs/machine.md, sections 3 to 6)."""
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
 from vpmu_core.counting cimport apply_ideal, guest_segment, host_activity, host_advance, running_clock, spend
+from vpmu_core.eventfilter cimport change_filter
 from vpmu_core.unit cimport LVTPC_MASKED, enabled, width_mask
-from vpmu_core.random cimport draw_gap, draw_kind, next_regular
+from vpmu_core.random cimport draw_gap, draw_kind, next_regular, stream_t
 from vpmu_core.state cimport (
-    CAUSE_EMULATED_INSTRUCTION, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, COST_INTERRUPT_EXIT, COST_MSR_EMULATION,
-    COST_MSR_LIST_ENTRY, COST_PMI_INJECTION, COST_VM_ENTRY, COST_VM_EXIT, EFFECT_ACCESS, EFFECT_NMI, EFFECT_NONE,
-    EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, FASTPATH, HANDLER, HOST_TASK, IDLE, KERNEL, SPENT_HANDLING, SPENT_IDLE,
-    STOPPED_NO_PROGRESS, USERSPACE, WORK, access_t, design_t, guest_event_t, machine_t, planned_exit_t,
+    CAUSE_EMULATED_INSTRUCTION, CAUSE_FILTERED, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, COST_INTERRUPT_EXIT,
+    COST_MSR_EMULATION, COST_MSR_LIST_ENTRY, COST_PMI_INJECTION, COST_VM_ENTRY, COST_VM_EXIT, EFFECT_ACCESS,
+    EFFECT_KICK, EFFECT_NMI, EFFECT_NONE, EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, FASTPATH, HANDLER, HOST_TASK, IDLE,
+    KERNEL, SPENT_HANDLING, SPENT_IDLE, STOPPED_NO_PROGRESS, USERSPACE, WORK, access_t, design_t, guest_event_t,
+    machine_t, planned_exit_t,
 )
 
 
@@ -51,31 +53,39 @@ cdef void _deliver_to_guest(machine_t *m) noexcept nogil:
 
 # -- exits ------------------------------------------------------------------------------------------------------------
 
-cdef void draw_work(machine_t *m) noexcept nogil:
-    """The next exit of the workload: gap, kind, times."""
-    cdef uint64_t i
+cdef void _take_work(machine_t *m) noexcept nogil:
+    """The next exit of a trace, or of regular arrivals."""
+    cdef uint64_t i = m.trace_position
     if m.trace.gap != NULL:
-        if m.trace_position == m.trace.n and m.trace.repeat:
-            m.trace_position = 0
-        i = m.trace_position
+        if i == m.trace.n and m.trace.repeat:
+            i = 0
         if i == m.trace.n:
             m.left = NEVER
             return
-        m.trace_position += 1
+        m.trace_position = i + 1
         m.left = m.trace.gap[i]
         m.next_kind = m.trace.kind[i]
         m.next_handling = m.trace.handling[i]
         m.next_idle = m.trace.idle[i]
-        return
-    if m.work_stream.mean_gap == 0:
+    elif m.work_stream.mean_gap == 0:
         m.left = NEVER
-        return
-    if m.work_stream.rate != NULL:
+    else:
         m.left = next_regular(&m.work_stream) - m.work
         m.next_kind = m.work_stream.kind[m.work_stream.pending]
-    else:
-        m.left = draw_gap(&m.work_stream)
-        m.next_kind = draw_kind(&m.work_stream)
+        m.next_handling = m.exits[m.next_kind].handling
+        m.next_idle = m.exits[m.next_kind].idle
+
+
+cdef void draw_work(machine_t *m) noexcept nogil:
+    """The next exit of the workload: gap, kind, times."""
+    cdef stream_t stream
+    if m.trace.gap != NULL or m.work_stream.mean_gap == 0 or m.work_stream.rate != NULL:
+        _take_work(m)
+        return
+    stream = m.work_stream
+    m.left = draw_gap(&stream)
+    m.next_kind = draw_kind(&stream)
+    m.work_stream.generator = stream.generator
     m.next_handling = m.exits[m.next_kind].handling
     m.next_idle = m.exits[m.next_kind].idle
 
@@ -99,8 +109,12 @@ cdef inline void _handle(machine_t *m, uint64_t cycles, bint userspace) noexcept
         kernel = m.cost[COST_HANDLING_KERNEL]
     m.spent[SPENT_HANDLING] += cycles
     host_advance(m, host_activity(m), kernel)
+    if userspace and m.design.to_user != NULL:
+        m.design.to_user(m)
     if cycles > kernel:
         host_advance(m, HOST_TASK, cycles - kernel)
+    if userspace and m.design.from_user != NULL:
+        m.design.from_user(m)
 
 
 cdef inline bint _left_alone(const machine_t *m) noexcept nogil:
@@ -126,7 +140,7 @@ cdef void _retire(machine_t *m, int cpl) noexcept nogil:
     cdef uint32_t wanted, left, different
     cdef guest_event_t *e
     cdef int slot, i
-    if m.guest_events == 0:
+    if m.guest_events == 0 and m.program_steps == 0:
         return
     m.retired[cpl > 0] += 1
     wanted = enabled(&m.ideal, cpl > 0) & m.ideal_instructions
@@ -141,7 +155,7 @@ cdef void _retire(machine_t *m, int cpl) noexcept nogil:
             e = &m.guest_event[i]
             if e.active and different >> e.slot & 1:
                 if wanted >> e.slot & 1:
-                    e.losses[CAUSE_EMULATED_INSTRUCTION] += 1
+                    e.losses[CAUSE_FILTERED if m.denied >> e.slot & 1 else CAUSE_EMULATED_INSTRUCTION] += 1
                 else:
                     e.gains[CAUSE_EMULATED_INSTRUCTION] += 1
 
@@ -158,7 +172,7 @@ cdef void vm_exit(
         kind = KERNEL
         refused = True
         m.refused += 1
-    switches = design.put != NULL and (kind != FASTPATH or m.every_exit)
+    switches = m.flags >> kind & 1
     spend(m, COST_VM_EXIT)
     if m.list_entry:
         spend(m, COST_MSR_LIST_ENTRY)
@@ -171,7 +185,7 @@ cdef void vm_exit(
         # A time recorded in the fastpath is too short for the way that the exit takes now.
         m.spent[COST_FASTPATH_REFUSED] += m.cost[COST_FASTPATH_REFUSED] - handling
         host_advance(m, host_activity(m), m.cost[COST_FASTPATH_REFUSED] - handling)
-    if handling:
+    if handling or kind == USERSPACE:
         _handle(m, handling, kind == USERSPACE)
     if idle:
         if design.block != NULL:
@@ -190,12 +204,16 @@ cdef void vm_exit(
         request_guest_pmi(m)
     elif effect == EFFECT_NMI:
         design.nmi(m)
+    elif effect == EFFECT_KICK:
+        spend(m, COST_INTERRUPT_EXIT)
     if emulates:
         _retire(m, cpl)
     check_arrival(m)
     # A request makes KVM leave its fastpath loop (kvm_vcpu_exit_request()).
     if kind != FASTPATH or m.reprogram or m.pmi_requested:
         _due_interrupts(m)
+        if m.wall >= m.filter_due and kind != FASTPATH and not m.finishing:
+            change_filter(m)
         if m.vector_pending:
             m.vector_pending = False
             spend(m, COST_INTERRUPT_EXIT)
@@ -223,8 +241,8 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
 
     Handler code is spent on ``cost``.
     """
-    cdef uint64_t d
-    cdef bint left_alone
+    cdef uint64_t d, bound  # cycles up to the first instant at which something is due
+    cdef bint left_alone, undisturbed
     cdef planned_exit_t *wall
     while True:
         if m.stopped or (running_clock(m) > 2 * m.end and not m.finishing):
@@ -248,7 +266,12 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
             _draw_wall(m)
             vm_exit(m, wall.kind, wall.cpl, wall.emulates, wall.handling, wall.idle, EFFECT_NONE, NULL)
             continue
-        d = cycles
+        if m.wall >= m.filter_due and not m.finishing:
+            # kvm_make_all_cpus_request(): the interrupt that makes the vCPU look at its requests.
+            m.pmu_exits[EXIT_EXTERNAL_INTERRUPT] += 1
+            vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_KICK, NULL)
+            continue
+        bound = m.pmi_arrival - m.wall
         if kind == WORK:
             if m.wall >= m.next_timer:
                 m.guest_timers(m)
@@ -259,13 +282,15 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
             if m.budget <= 0:
                 m.yielded = True
                 return cycles
-            d = min(d, min(m.end, m.next_timer) - m.wall)
+            bound = min(bound, min(m.end, m.next_timer) - m.wall)
         if cycles == 0:
             return 0
-        d = min(d, m.pmi_arrival - m.wall)
         if not left_alone:
-            d = min(d, m.next_wall - running_clock(m))
-        d = guest_segment(m, kind, d)
+            bound = min(bound, m.next_wall - running_clock(m))
+        if not m.finishing:
+            bound = min(bound, m.filter_due - m.wall)
+        undisturbed = kind == WORK and cycles < bound and m.pmi_arrival == NEVER
+        d = guest_segment(m, kind, min(cycles, bound))
         cycles -= d
         if kind == HANDLER:
             m.spent[cost] += d
@@ -273,6 +298,8 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
         if kind == WORK and m.wall >= m.end:
             m.ended = True
             return cycles
+        if undisturbed and cycles == 0 and m.pmi_arrival == NEVER:
+            return 0
 
 
 cdef void start(machine_t *m) noexcept nogil:

@@ -37,6 +37,13 @@ _SWITCH = re.compile(
 )
 
 
+INTERRUPT_REASON = "EXTERNAL_INTERRUPT"
+"""Name of the exit whose interruption information has a vector."""
+
+SVM_MSR_REASONS = frozenset({"msr", "EXIT_MSR"})
+"""Names of SVM's exit for both ways to access an MSR; exit information 1 tells a write."""
+
+
 class Exit(NamedTuple):
     """The arguments of a kvm_exit line.
 
@@ -110,10 +117,10 @@ def exit_arguments(text: str, start: int) -> Exit | None:
         return None
     vcpu, reason = found.groups()
     pmi = svm_msr_write = False
-    if reason == "EXTERNAL_INTERRUPT":
+    if reason == INTERRUPT_REASON:
         info = _INTR_INFO.search(text, found.end())
         pmi = info is not None and is_pmi(int(info[1], 16))
-    elif reason in {"msr", "EXIT_MSR"}:
+    elif reason in SVM_MSR_REASONS:
         svm_msr_write = _SVM_MSR_WRITE.search(text, found.end()) is not None
     return Exit(None if vcpu is None else int(vcpu), reason, pmi, svm_msr_write)
 

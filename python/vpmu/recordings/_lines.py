@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from types import TracebackType
+from typing import BinaryIO
 
 from vpmu._errors import RecordingError
 
@@ -64,26 +66,44 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-class LineReader:
-    """Iterate over ``(number, text)`` of the lines of a file, in time linear and memory constant.
+def text_of(line: bytes) -> str | None:
+    """Decode a line.
 
-    Undecodable bytes become U+FFFD, a carriage return before the line end is removed, and lines longer than
-    ``LINE_LIMIT`` are left out and counted. Line numbers are 1-based. The file is read once
-    from start to end, so pipes work; use it in a ``with`` block.
+    Parameters
+    ----------
+    line : bytes
+        One line without its line end.
+
+    Returns
+    -------
+    str or None
+        Its text: undecodable bytes become U+FFFD, a carriage return at its end is removed; None if it is longer than
+        ``LINE_LIMIT``.
+    """
+    text = line.decode("utf-8", "replace")
+    return None if len(text) > LINE_LIMIT else text.removesuffix("\r")
+
+
+class LineReader:
+    """Read the lines of a file in blocks, in time linear and memory constant.
+
+    Line numbers are 1-based. The file is read once from start to end, so pipes work; use it in a ``with`` block.
 
     Parameters
     ----------
     path : str, bytes or os.PathLike
         The file.
+    progress : callable, optional
+        Called with ("reading", bytes so far, bytes to read).
 
     Attributes
     ----------
     path : str
         Its name.
     number : int
-        Lines seen so far.
+        Number of the last line that was read.
     too_long : int
-        Lines left out so far because of their length.
+        Lines left out so far because they are longer than ``LINE_LIMIT``; the user of a block adds those in it.
 
     Raises
     ------
@@ -92,10 +112,16 @@ class LineReader:
         of a known binary format); from the constructor or while iterating.
     """
 
-    def __init__(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None:
+    def __init__(
+        self,
+        path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
         self.path = os.fsdecode(path)
         self.number = 0
         self.too_long = 0
+        self._progress = progress
+        self._bytes = 0
         self._started = False
         try:
             self._file = open(self.path, "rb")  # noqa: SIM115 (closed by __exit__)
@@ -105,6 +131,7 @@ class LineReader:
             raise self._error(None, "no such file: give the path of a recording") from None
         except (OSError, ValueError) as error:
             raise self._unreadable(error) from None
+        self._size = os.fstat(self._file.fileno()).st_size
 
     def __enter__(self) -> LineReader:
         return self
@@ -114,7 +141,12 @@ class LineReader:
     ) -> None:
         self._file.close()
 
-    def __iter__(self) -> Iterator[tuple[int, str]]:
+    def blocks(self) -> Iterator[bytes]:
+        """Iterate over blocks of complete lines, without the line end of the last one.
+
+        A block is bounded, and may have lines that are too long. ``number`` is that of the line before the block;
+        whoever reads the block sets it to that of its last line.
+        """
         rest = b""  # a line whose end has not been read yet: at most LINE_LIMIT bytes
         in_long_line = False
         while chunk := self._read():
@@ -127,13 +159,7 @@ class LineReader:
             block = rest + chunk
             end = block.rfind(b"\n")
             if end >= 0:
-                # Decoding complete lines together is much faster than one by one.
-                for text in block[:end].decode("utf-8", "replace").split("\n"):
-                    self.number += 1
-                    if len(text) > LINE_LIMIT:
-                        self.too_long += 1
-                    else:
-                        yield self.number, text[:-1] if text.endswith("\r") else text
+                yield block[:end]
             rest = block[end + 1 :]
             if len(rest) > LINE_LIMIT:
                 rest = b""
@@ -141,14 +167,39 @@ class LineReader:
                 self.number += 1
                 self.too_long += 1
         if rest:
-            self.number += 1
-            yield self.number, rest.decode("utf-8", "replace").rstrip("\r")
+            yield rest.rstrip(b"\r")
+
+    def same_file(self) -> BinaryIO | None:
+        """Open the file once more, from its start; None for a pipe and for a file that is another one by now."""
+        found = os.fstat(self._file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        try:
+            again = open(self.path, "rb")  # noqa: SIM115 (the caller's)
+        except OSError:
+            return None
+        if not os.path.samestat(found, os.fstat(again.fileno())):
+            again.close()
+            return None
+        return again
+
+    def unchanged(self, before: os.stat_result) -> bool:
+        """Whether the file has still the size and the time of modification that it had."""
+        now = os.fstat(self._file.fileno())
+        return (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+    def _report(self) -> None:
+        """Tell how far the file has been read; a pipe has no end to tell."""
+        if self._progress is not None and self._size:
+            self._progress("reading", min(self._bytes, self._size), self._size)
 
     def _read(self) -> bytes:
         try:
             chunk = self._file.read(_CHUNK)
         except OSError as error:
             raise self._unreadable(error) from None
+        self._bytes += len(chunk)
+        self._report()
         if not self._started:
             self._started = True
             for magic, meaning in _MAGIC:

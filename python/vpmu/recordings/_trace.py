@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vpmu._errors import RecordingError
+from vpmu.recordings import _cache, _trace_columns
+from vpmu.recordings._columns import Append, Stored, in_memory
 from vpmu.recordings._lines import counted, one_line
-from vpmu.recordings._pmu_exits import MSR_REASONS
-from vpmu.recordings._timeline import HANDLED, MSR_WRITE, USERSPACE, VcpuTimeline
+from vpmu.recordings._spool import Spool
+from vpmu.recordings._trace_columns import COLUMNS, Survey
+from vpmu_core.vcpu_trace import VcpuTimeline
 
 _LISTED = 16
-
-_Number = TypeVar("_Number", np.int64, np.uint8, np.uint16)
-_Any = TypeVar("_Any", bound=np.generic)
+_IN_MEMORY = 1 << 16  # exits that need no file
+_PATH = "\0"  # stands for the file's name in what is kept, for the same content may have another one
 
 
 @dataclass(frozen=True, eq=False)
 class TraceRecording:
     """The exits of one vCPU, in the order in which they happened.
 
-    All arrays have one element per exit, shape ``(n,)``, n >= 1, and are read-only. Times are integer ns
+    All arrays have one element per exit, shape ``(n,)``, n >= 1, and are read-only; those of a long trace are mapped
+    files and take no memory. Times are integer ns
     since the vCPU's first event (an exit or an entry), with the gaps between segments and the handling of
     dropped exits removed: ``0 <= exit_ns[i] <= entry_ns[i] <= exit_ns[i + 1]`` and
     ``entry_ns[-1] <= length_ns``.
@@ -51,6 +53,10 @@ class TraceRecording:
         When the guest was left and entered again, in ns.
     reason : ndarray of uint16
         Index into `reasons`.
+    kind : ndarray of uint16
+        Index into `kinds`.
+    kinds : tuple of (int, int, bool), or None
+        The combinations of reason, MSR and userspace exit that occur, ascending; None if there are more than 65,536.
     msr : ndarray of int64
         Address of the MSR accessed; -1 for other exits and when it is unknown.
     msr_write : ndarray of bool
@@ -75,6 +81,8 @@ class TraceRecording:
         From the first to the last event of the vCPU.
     messages : tuple of str
         Lines for standard error.
+    key : str or None
+        Name of the content, of the choice of vCPU and of vpmu's version, if the exits are kept in the cache.
     """
 
     path: str
@@ -85,6 +93,8 @@ class TraceRecording:
     exit_ns: npt.NDArray[np.int64]
     entry_ns: npt.NDArray[np.int64]
     reason: npt.NDArray[np.uint16]
+    kind: npt.NDArray[np.uint16]
+    kinds: tuple[tuple[int, int, bool], ...] | None
     msr: npt.NDArray[np.int64]
     msr_write: npt.NDArray[np.bool_]
     userspace: npt.NDArray[np.bool_]
@@ -96,6 +106,7 @@ class TraceRecording:
     preempted_ns: int
     length_ns: int
     messages: tuple[str, ...]
+    key: str | None
 
     def __len__(self) -> int:
         return len(self.exit_ns)
@@ -110,6 +121,9 @@ def recording_of(
     vcpu: int | None,
     skipped_lines: int,
     messages: list[str],
+    spool: Spool,
+    key: str | None,
+    progress: Callable[[str, int, int], None] | None,
 ) -> TraceRecording:
     """Choose a vCPU and put its exits into arrays.
 
@@ -125,6 +139,12 @@ def recording_of(
         The vCPU's number; None for the one with most exits.
     messages : list of str
         What is to be said already.
+    spool : Spool
+        Has the time lines' exits.
+    key : str or None
+        What to keep the exits under; with None, few stay in memory, and many on disk for as long as they are used.
+    progress : callable, optional
+        Called with (what is done, exits so far, exits to do).
 
     Returns
     -------
@@ -141,12 +161,12 @@ def recording_of(
         dropped = sum(timeline.dropped for timeline in timelines)
         why = f"only {counted(dropped, 'exit')} of the PMU itself" if dropped else "no kvm_exit and no kvm_msr"
         raise RecordingError(path, None, f"no exits left: {why}; record kvm_exit and kvm_entry")
-    exits = {number: sum(len(part.exit_at) for part in parts) for number, parts in by_vcpu.items()}
+    exits = {number: sum(part.count for part in parts) for number, parts in by_vcpu.items()}
     if vcpu is None:
         vcpu = min(exits, key=lambda number: (-exits[number], number))
         if len(exits) > 1:
             messages.append(
-                f"{len(exits)} vCPUs in {one_line(path)}, using vCPU {vcpu} ({exits[vcpu]} of "
+                f"{len(exits)} vCPUs in {_PATH}, using vCPU {vcpu} ({exits[vcpu]} of "
                 f"{sum(exits.values())} exits); choose with --vcpu N"
             )
     elif vcpu not in by_vcpu:
@@ -155,61 +175,73 @@ def recording_of(
         raise RecordingError(path, None, f"no exits of vCPU {vcpu}; those with exits: {listed}")
     parts = by_vcpu[vcpu]
 
-    # Threads that follow each other on one vCPU: each begins where the one before it ended.
-    starts = accumulate((part.last - part.first for part in parts), initial=0)
-    offsets = [start - part.first for start, part in zip(starts, parts, strict=False)]
-    exit_ns = _joined([_column(p.exit_at, np.int64) + o for p, o in zip(parts, offsets, strict=True)])
-    entry_ns = _joined([_column(p.entry_at, np.int64) + o for p, o in zip(parts, offsets, strict=True)])
-    msr = _joined([_column(part.msr, np.int64) for part in parts])
-    flags = _joined([_column(part.flags, np.uint8) for part in parts])
-    used, reason = np.unique(_joined([_column(p.reason, np.uint16) for p in parts]), return_inverse=True)
-    recording = TraceRecording(
-        path=path,
-        dialect=dialect,
-        vcpu=vcpu,
-        vcpus=tuple(sorted(exits)),
-        reasons=tuple(reasons[index] for index in used.tolist()),
-        exit_ns=_frozen(exit_ns),
-        entry_ns=_frozen(entry_ns),
-        reason=_frozen(reason.astype(np.uint16)),
-        msr=_frozen(msr),
-        msr_write=_frozen(flags & MSR_WRITE != 0),
-        userspace=_frozen(flags & USERSPACE != 0),
-        handled=_frozen(flags & HANDLED != 0),
-        skipped_lines=skipped_lines,
-        dropped_pmu=sum(part.dropped for part in parts),
-        segments=sum(1 + part.breaks for part in parts),
-        dropped_ns=sum(part.gap_ns for part in parts)
-        + sum(max(0, after.begin_absolute - before.end_absolute) for before, after in pairwise(parts)),
-        preempted_ns=sum(part.preempted_ns for part in parts),
-        length_ns=sum(part.last - part.first for part in parts),
-        messages=(),
-    )
-    return replace(recording, messages=(*messages, *_remarks(recording)))
+    def fill(append: Append) -> dict[str, Any]:
+        survey = _trace_columns.fill(append, parts, spool, reasons, progress)
+        values = {
+            "dialect": dialect,
+            "vcpu": vcpu,
+            "vcpus": sorted(exits),
+            "reasons": survey.reasons,
+            "kinds": survey.kinds,
+            "skipped_lines": skipped_lines,
+            "dropped_pmu": sum(part.dropped for part in parts),
+            "segments": sum(1 + part.breaks for part in parts),
+            "dropped_ns": sum(part.gap_ns for part in parts)
+            + sum(max(0, after.begin_absolute - before.end_absolute) for before, after in pairwise(parts)),
+            "preempted_ns": sum(part.preempted_ns for part in parts),
+            "length_ns": sum(part.last - part.first for part in parts),
+        }
+        return {**values, "messages": [*messages, *_remarks(values, exits[vcpu], survey)]}
+
+    if key is None and exits[vcpu] <= _IN_MEMORY:
+        return recording_from(path, None, in_memory(COLUMNS, fill))
+    return recording_from(path, key, _cache.keep(key, COLUMNS, fill))
 
 
-def _remarks(recording: TraceRecording) -> list[str]:
+def recording_from(path: str, key: str | None, stored: Stored) -> TraceRecording:
+    """Make a recording of its stored exits.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    key : str or None
+        What they are kept under, if they are.
+    stored : Stored
+        What `recording_of` stored.
+    """
+    values = {**stored.columns, **stored.values}
+    messages = [message.replace(_PATH, one_line(path)) for message in values.pop("messages")]
+    if stored.note:
+        messages.append(stored.note)
+    for name in ("vcpus", "reasons"):
+        values[name] = tuple(values[name])
+    if values["kinds"] is not None:
+        values["kinds"] = tuple((reason, msr, bool(userspace)) for reason, msr, userspace in values["kinds"])
+    return TraceRecording(path=path, key=key, messages=tuple(messages), **values)
+
+
+def _remarks(values: Mapping[str, Any], count: int, survey: Survey) -> list[str]:
     """Say what was left out of a recording and what it cannot tell."""
     messages = []
-    if recording.segments > 1:
+    if values["segments"] > 1:
         messages.append(
-            f"{counted(recording.segments - 1, 'gap')} (more than a second, or another thread): "
-            f"{_seconds(recording.dropped_ns)} dropped, {_seconds(recording.length_ns)} left"
+            f"{counted(values['segments'] - 1, 'gap')} (more than a second, or another thread): "
+            f"{_seconds(values['dropped_ns'])} dropped, {_seconds(values['length_ns'])} left"
         )
-    if recording.dropped_pmu:
-        messages.append(f"{counted(recording.dropped_pmu, 'exit')} of the PMU (its MSRs, RDPMC, PMI) dropped")
-    if unhandled := int(np.count_nonzero(~recording.handled)):
+    if values["dropped_pmu"]:
+        messages.append(f"{counted(values['dropped_pmu'], 'exit')} of the PMU (its MSRs, RDPMC, PMI) dropped")
+    if survey.unhandled:
         messages.append(
-            f"{unhandled} of {counted(len(recording), 'exit')} without an entry: handling time from the cost model"
+            f"{survey.unhandled} of {counted(count, 'exit')} without an entry: handling time from the cost model"
         )
-    msr_reasons = [index for index, name in enumerate(recording.reasons) if name in MSR_REASONS]
-    if unknown := int(np.count_nonzero(np.isin(recording.reason, msr_reasons) & (recording.msr < 0))):
+    if survey.unknown_msr:
         messages.append(
-            f"{counted(unknown, 'MSR exit')} without the MSR's number (record kvm_msr too): any PMU access "
+            f"{counted(survey.unknown_msr, 'MSR exit')} without the MSR's number (record kvm_msr too): any PMU access "
             "among them is kept"
         )
-    if recording.preempted_ns:
-        messages.append(f"the vCPU thread, preempted, waited {_seconds(recording.preempted_ns)} while handling exits")
+    if values["preempted_ns"]:
+        messages.append(f"the vCPU thread, preempted, waited {_seconds(values['preempted_ns'])} while handling exits")
     return messages
 
 
@@ -219,7 +251,7 @@ def _by_vcpu(every: Sequence[VcpuTimeline], messages: list[str]) -> dict[int, li
     Threads of one number that follow each other are one vCPU in several segments; threads of one
     number at the same time are vCPUs of several VMs, and all but the first get new numbers.
     """
-    timelines = sorted((t for t in every if t.exit_at), key=lambda t: t.begin)
+    timelines = sorted((t for t in every if t.count), key=lambda t: t.begin)
     wanted = [t.hint if t.number is None else t.number for t in timelines]
     taken = {number for number in wanted if number is not None}
     by_vcpu: dict[int, list[VcpuTimeline]] = {}
@@ -248,20 +280,6 @@ def _by_vcpu(every: Sequence[VcpuTimeline], messages: list[str]) -> dict[int, li
             f"vCPU {new} here{more}"
         )
     return by_vcpu
-
-
-def _column(values: array[int], dtype: type[_Number]) -> npt.NDArray[_Number]:
-    """Make an array of a column's memory, which is not copied and not empty."""
-    return np.frombuffer(values, dtype=dtype)
-
-
-def _joined(columns: list[npt.NDArray[_Number]]) -> npt.NDArray[_Number]:
-    return columns[0] if len(columns) == 1 else np.concatenate(columns)
-
-
-def _frozen(values: npt.NDArray[_Any]) -> npt.NDArray[_Any]:
-    values.flags.writeable = False
-    return values
 
 
 def _seconds(ns: int) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from vpmu._errors import RecordingError
 from vpmu.recordings import _events, _ftrace, _perf_script
 from vpmu.recordings._ftrace import Thread
-from vpmu.recordings._lines import counted
-from vpmu.recordings._pmu_exits import MSR_REASONS, MSR_WRITE_REASONS, RDPMC_REASONS
-from vpmu.recordings._timeline import TraceClock, VcpuTimeline
+from vpmu.recordings._lines import LINE_LIMIT, counted
+from vpmu.recordings._pmu_exits import MSR_REASONS, MSR_WRITE_REASONS, PMU_MSRS, RDPMC_REASONS
+from vpmu.recordings._spool import Spool
 from vpmu.recordings._trace import TraceRecording, recording_of
+from vpmu_core.trace_lines import TraceLines
+from vpmu_core.vcpu_trace import TraceClock, VcpuTimeline
 
 _MAX_REASONS = 1024  # x86 has about 80 of them
 _MAX_VCPUS = 4096  # threads; KVM allows 4096 vCPUs
@@ -18,14 +22,24 @@ _MAX_SECONDS = 1 << 32  # a clock of the epoch fits; the times kept are differen
 
 
 class TraceReader:
-    """Collect the events of a trace, line by line.
+    """Collect the events of a trace.
 
-    Memory is proportional to the number of exits (27 bytes each), and no line is kept.
+    No line and no exit is kept in memory: exits go to a spool. What a line means is decided by ``feed``; ``feed_block``
+    reads the common lines in compiled code, which must agree.
 
     Parameters
     ----------
     path : str
         The file, for messages.
+
+    Attributes
+    ----------
+    current : dict of int to VcpuTimeline
+        The time line that each thread works on.
+    reasons : dict of str to int
+        Indices of the exit reasons met so far.
+    too_long : int
+        Lines passed over because of their length.
     """
 
     def __init__(self, path: str) -> None:
@@ -35,9 +49,11 @@ class TraceReader:
         self._read = self._skipped = self._lost = 0
         self._first_skipped: int | None = None
         self._no_thread: int | None = None
-        self._reasons: dict[str, int] = {}
+        self.too_long = 0
+        self.reasons: dict[str, int] = {}
+        self.current: dict[int, VcpuTimeline] = {}
         self._prefixes: dict[tuple[str, bool], Thread | None] = {}
-        self._current: dict[int, VcpuTimeline] = {}
+        self._spool = Spool()
         self._timelines: dict[tuple[int, int | None], VcpuTimeline] = {}
         self._handlers = {
             "kvm_exit": self._exit,
@@ -45,11 +61,42 @@ class TraceReader:
             "kvm_msr": self._msr,
             "kvm_userspace_exit": self._userspace,
         }
+        self._lines = TraceLines(self, self._clock, PMU_MSRS)
+
+    def __enter__(self) -> TraceReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spool.close()
 
     @property
     def candidate_line(self) -> int | None:
         """Number of the first line that should have been an event and cannot be read, if any."""
         return self._first_skipped
+
+    def feed_block(self, block: bytes, start: int, number: int) -> int:
+        """Take complete lines.
+
+        Parameters
+        ----------
+        block : bytes
+            Lines, without the line end of the last one.
+        start : int
+            Where the first one begins.
+        number : int
+            Its 1-based number.
+
+        Returns
+        -------
+        int
+            Number of the last line.
+
+        Raises
+        ------
+        RecordingError
+            When there are more than 4096 vCPU threads.
+        """
+        return self._lines.feed(block, start, number)
 
     def feed(self, number: int, text: str) -> bool:
         """Take the next line.
@@ -59,7 +106,7 @@ class TraceReader:
         number : int
             1-based line number.
         text : str
-            The line.
+            The line, with or without a carriage return at its end.
 
         Returns
         -------
@@ -71,22 +118,26 @@ class TraceReader:
         RecordingError
             When there are more than 4096 vCPU threads.
         """
+        if len(text) > LINE_LIMIT:
+            self.too_long += 1
+            return self._read > 0
+        text = text.removesuffix("\r")
         found = _events.TIMED_EVENT.search(text)
         if found is None:
             if "LOST" in text or "DROPPED" in text:
                 self._lose(text)
             elif _events.mentions_event(text):
-                self._skip(number)
+                self.skip(number)
             return self._read > 0
         seconds, fraction, system, event = found.groups()
         handler = self._handlers.get(event)
         if (whole := int(seconds)) >= _MAX_SECONDS:
             if handler is not None:
-                self._skip(number)
+                self.skip(number)
             return self._read > 0
         self._clock.tick(whole * 10**9 + int(fraction) * (1000 if len(fraction) == 6 else 1))
         if handler is not None:
-            thread = self._thread(text[: found.start()], system is not None)
+            thread = self.thread(text[: found.start()], system is not None)
             if thread is None and self._no_thread is None:
                 self._no_thread = number
             if thread is not None and handler(thread, text, found.end(), number):
@@ -94,12 +145,18 @@ class TraceReader:
                     self._dialect = _ftrace.DIALECT if system is None else _perf_script.DIALECT
                 self._read += 1
             else:
-                self._skip(number)
+                self.skip(number)
         elif event == "sched_switch":
             self._switch(text, found.end())
         return self._read > 0
 
-    def finish(self, vcpu: int | None, too_long: int = 0) -> TraceRecording:
+    def finish(
+        self,
+        vcpu: int | None,
+        too_long: int = 0,
+        key: str | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> TraceRecording:
         """Choose a vCPU and give its exits.
 
         Parameters
@@ -108,6 +165,10 @@ class TraceReader:
             Its number; None for the one with most exits.
         too_long : int
             Lines that were never fed because of their length, for a message.
+        key : str, optional
+            What to keep the exits under; nothing is kept by default.
+        progress : callable, optional
+            Called with (what is done, exits so far, exits to do).
 
         Returns
         -------
@@ -119,7 +180,8 @@ class TraceReader:
         RecordingError
             When more than half of the events could not be read, no exit is left, or there is no such vCPU.
         """
-        candidates = self._read + self._skipped
+        candidates = self._read + self._lines.events + self._skipped
+        too_long += self.too_long
         if 2 * self._skipped > candidates:
             raise self._mostly_unreadable(candidates)
         messages: list[str] = []
@@ -139,13 +201,17 @@ class TraceReader:
             path=self._path,
             dialect=self._dialect,
             timelines=timelines,
-            reasons=list(self._reasons),
+            reasons=list(self.reasons),
             vcpu=vcpu,
             skipped_lines=self._skipped,
             messages=messages,
+            spool=self._spool,
+            key=key,
+            progress=progress,
         )
 
-    def _skip(self, number: int) -> None:
+    def skip(self, number: int) -> None:
+        """Note that a line with an event of KVM could not be used."""
         self._skipped += 1
         if self._first_skipped is None:
             self._first_skipped = number
@@ -154,9 +220,26 @@ class TraceReader:
         """After `CPU:2 [LOST 123 EVENTS]` and the like the next entry may belong to another exit."""
         if "EVENTS" in text or "PERF_RECORD_LOST" in text:
             self._lost += 1
-            self._clock.epoch += 1
+            self._clock.new_epoch()
 
-    def _thread(self, prefix: str, perf: bool) -> Thread | None:
+    def what(self, reason: str) -> tuple[bool, bool, bool, bool, bool]:
+        """What an exit reason says about its exits.
+
+        Returns
+        -------
+        tuple of bool
+            Accesses an MSR, writes one, is the PMU's, has a vector, may write an MSR.
+        """
+        return (
+            reason in MSR_REASONS,
+            reason in MSR_WRITE_REASONS,
+            reason in RDPMC_REASONS,
+            reason == _events.INTERRUPT_REASON,
+            reason in _events.SVM_MSR_REASONS,
+        )
+
+    def thread(self, prefix: str, perf: bool) -> Thread | None:
+        """Who a line belongs to, by what it has before the time; None if that cannot be read."""
         if len(prefix) > _LONGEST_PREFIX:
             return None
         key = (prefix, perf)
@@ -171,7 +254,7 @@ class TraceReader:
 
     def _timeline(self, thread: Thread, vcpu: int | None, line: int) -> VcpuTimeline:
         """Find the time line that a thread works on, where `vcpu` is the number on the line itself."""
-        current = self._current.get(thread.tid)
+        current = self.current.get(thread.tid)
         if current is not None and (vcpu is None or current.number == vcpu):
             return current
         if current is not None and current.number is None:
@@ -185,14 +268,15 @@ class TraceReader:
                 raise RecordingError(
                     self._path, line, f"more than {_MAX_VCPUS} vCPU threads: cut the trace to fewer VMs"
                 )
-            known = self._timelines[thread.tid, vcpu] = VcpuTimeline(self._clock, vcpu, thread.number)
-        self._current[thread.tid] = known
+            known = self._timelines[thread.tid, vcpu] = VcpuTimeline(self._clock, self._spool, vcpu, thread.number)
+            self._spool.users = len(self._timelines)
+        self.current[thread.tid] = known
         return known
 
     def _reason(self, name: str) -> int | None:
-        index = self._reasons.get(name)
-        if index is None and len(self._reasons) < _MAX_REASONS:
-            index = self._reasons[name] = len(self._reasons)
+        index = self.reasons.get(name)
+        if index is None and len(self.reasons) < _MAX_REASONS:
+            index = self.reasons[name] = len(self.reasons)
         return index
 
     def _exit(self, thread: Thread, text: str, start: int, line: int) -> bool:
@@ -203,11 +287,8 @@ class TraceReader:
         reason = self._reason(name)
         if reason is None:
             return False
-        return self._timeline(thread, vcpu, line).exit(
-            reason,
-            is_msr=name in MSR_REASONS,
-            write=svm_msr_write or name in MSR_WRITE_REASONS,
-            drop=pmi or name in RDPMC_REASONS,
+        return self._timeline(thread, vcpu, line).leave(
+            reason, name in MSR_REASONS, svm_msr_write or name in MSR_WRITE_REASONS, pmi or name in RDPMC_REASONS
         )
 
     def _entry(self, thread: Thread, text: str, start: int, line: int) -> bool:
@@ -220,10 +301,10 @@ class TraceReader:
             return False
         write, msr = arguments
         reason = self._reason("MSR_WRITE" if write else "MSR_READ")
-        return reason is not None and self._timeline(thread, None, line).access(msr, reason, write=write)
+        return reason is not None and self._timeline(thread, None, line).access(msr, reason, write, msr in PMU_MSRS)
 
     def _userspace(self, thread: Thread, text: str, start: int, line: int) -> bool:
-        if (timeline := self._current.get(thread.tid)) is not None:
+        if (timeline := self.current.get(thread.tid)) is not None:
             timeline.userspace()
         return True
 
@@ -231,9 +312,9 @@ class TraceReader:
         switch = _events.switch_arguments(text, start)
         if switch is None:
             return
-        if (timeline := self._current.get(switch.previous)) is not None:
+        if (timeline := self.current.get(switch.previous)) is not None:
             timeline.switch_out(switch.preempted)
-        if (timeline := self._current.get(switch.following)) is not None:
+        if (timeline := self.current.get(switch.following)) is not None:
             timeline.switch_in()
 
     def _mostly_unreadable(self, candidates: int) -> RecordingError:

@@ -78,6 +78,8 @@ class Counters:
         #: All GP counters on at reset (SDM vol. 3A, processor state after reset), fixed ones off.
         self.global_ctrl = model.gp_mask
         self.status = 0
+        #: Counters whose selector asks for what they cannot count.
+        self.mute: set[int] = set()
 
     def modulus(self, c: int) -> int:
         """2 to the width of a counter."""
@@ -135,7 +137,7 @@ class Counters:
     def counted(self, c: int, step: Step, rates: Rates) -> int:
         """What an enabled counter counts in a step."""
         user, kernel = self.levels(c)
-        return rates.count(self.event(c), step, user, kernel)
+        return 0 if c in self.mute else rates.count(self.event(c), step, user, kernel)
 
     def advance(self, step: Step, rates: Rates) -> list[int]:
         """Count a step; return the counters that wrapped, by index, GP before fixed."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._clocks import BLIND, HYPERVISOR
+from .._plan import PlannedFilter
+from ._clocks import BLIND, GUEST, HYPERVISOR
 from ._counters import INSTRUCTIONS, Counters
+from ._filter import allowed
 from ._tally import COST_OF_CLASS
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class Design:
         self.plan = machine.plan
         #: The guest's registers: a software PMU, a cache, or the hardware itself.
         self.guest: Counters = machine.hardware
+        self.filter = self.plan.event_filter
 
     @property
     def host_activity(self) -> int:
@@ -73,6 +76,16 @@ class Design:
     def wake(self) -> None:
         """The vCPU runs again."""
 
+    def to_user(self) -> None:
+        """KVM_RUN returns to the virtual machine monitor."""
+
+    def from_user(self) -> None:
+        """KVM_RUN is called again."""
+
+    def host_excluded(self, activity: int, exclude_guest: bool, exclude_host: bool) -> bool:
+        """Whether an activity is outside of what a host event with these attributes ought to count."""
+        return exclude_guest if activity in GUEST else exclude_host
+
     def retire(self, cpl: int) -> set[int]:
         """Account for an emulated instruction; return the guest counters that got it."""
         return set()
@@ -83,6 +96,14 @@ class Design:
 
     def reprogram(self) -> None:
         """Serve the requests to reprogram counters."""
+
+    def allows(self, c: int) -> bool:
+        """Whether the event filter lets a guest counter count."""
+        return allowed(self.filter, self.guest, c)
+
+    def change_filter(self, rule: PlannedFilter) -> None:
+        """Another event filter comes into force; every counter is to be reprogrammed."""
+        self.filter = rule
 
     def entered(self) -> None:
         """Look at the ledger after an entry."""
@@ -169,6 +190,10 @@ class BareMetal(Design):
     has_host = False
     host_events = False
 
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine)
+        machine.lvtpc.masked = True
+
     def guest_write(self, register: str, c: int, value: int, trapped: bool) -> None:
         """Write the hardware, its LVTPC included."""
         super().guest_write(register, c, value, trapped)
@@ -189,6 +214,7 @@ class Dedicated(Design):
         super().__init__(machine)
         self._saved_global_ctrl = machine.hardware.global_ctrl
         machine.lvtpc.set_guest(masked=True)
+        self._direct_lvtpc = self.plan.options.get("lvtpc") == "passthrough"
 
     @property
     def host_activity(self) -> int:
@@ -196,8 +222,8 @@ class Dedicated(Design):
         return BLIND
 
     def traps(self, access: str) -> bool:
-        """Only the local APIC is virtual."""
-        return access == "lvtpc"
+        """Only the local APIC is virtual, if that."""
+        return access == "lvtpc" and not self._direct_lvtpc
 
     def leave_guest(self) -> None:
         """VM-exit controls save and clear GLOBAL_CTRL."""
@@ -211,7 +237,9 @@ class Dedicated(Design):
     def guest_write(self, register: str, c: int, value: int, trapped: bool) -> None:
         """Write the hardware; of LVTPC only the mask is the guest's."""
         super().guest_write(register, c, value, trapped)
-        if register == "lvtpc":
+        if register == "lvtpc" and self._direct_lvtpc:
+            self.machine.lvtpc.masked = False
+        elif register == "lvtpc":
             self.access("wrmsr_lvtpc")
             self.machine.lvtpc.set_guest(masked=self.machine.guest_lvtpc_masked)
 
@@ -219,6 +247,7 @@ class Dedicated(Design):
         """Add the instruction to the hardware's counters."""
         hardware = self.machine.hardware
         counted = self.candidates(hardware, self._saved_global_ctrl, cpl)
+        overflows = 0
         for c in counted:
             self.access("rdpmc")
             self.access("wrmsr_counter")
@@ -228,16 +257,44 @@ class Dedicated(Design):
                 self.machine.note_overflow(c)
                 hardware.status |= 1 << c
                 if hardware.interrupts(c):
-                    self.raise_pmi()
+                    overflows += 1
+        for _ in range(overflows):
+            if self._direct_lvtpc:
+                self._emulate_nmi()
+            else:
+                self.raise_pmi()
         return set(counted)
 
+    def _emulate_nmi(self) -> None:
+        """What the local APIC does at an overflow, done by the hypervisor: mask LVTPC, NMI."""
+        machine = self.machine
+        machine.tally.pmi["raised"] += 1
+        if machine.lvtpc.masked:
+            machine.tally.pmi["lost"] += 1
+            return
+        self.access("wrmsr_lvtpc")
+        machine.lvtpc.masked = True
+        self._inject()
+
+    def _inject(self) -> None:
+        self.machine.pay(self.host_activity, "pmi_injection")
+        self.machine.pend_nmi()
+
     def pmi_in_guest(self) -> None:
-        """The guest's vector is an external interrupt."""
-        self.machine.interrupt_exit()
+        """The guest's vector is an external interrupt; its NMI, passed through, needs nobody."""
+        if self._direct_lvtpc:
+            self.machine.pend_nmi()
+        else:
+            self.machine.interrupt_exit()
 
     def pmi_in_host(self) -> None:
-        """The vector waits until interrupts are enabled."""
-        self.machine.pend_vector()
+        """The vector waits until interrupts are enabled; a passed-through NMI hits the host, which injects it."""
+        if self._direct_lvtpc:
+            self.machine.tally.pmi["skid_past_exit"] += 1
+            self.machine.pay(self.host_activity, "host_nmi")
+            self._inject()
+        else:
+            self.machine.pend_vector()
 
     def host_loss(self, activity: int, error: bool) -> str:
         """There is no hardware left."""

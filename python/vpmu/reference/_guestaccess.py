@@ -39,8 +39,8 @@ class Accesses:
         self._machine = machine
         backed = machine.plan.backed_by_host_events
         self.events = [GuestEvent(e, machine.guest_model, i, backed) for i, e in enumerate(machine.plan.guest_events)]
-        #: Linux ``cpuc->enabled``; 0 inside a bracket.
-        self._enabled = True
+        #: Linux ``cpuc->enabled``; 0 inside a bracket, and while perf has no events.
+        self._enabled = False
         self._fixed_ctr_ctrl = 0
         self._fixed_wanted = 0
         #: Instructions that the hypervisor emulated, at CPL 0 and above.
@@ -64,7 +64,7 @@ class Accesses:
             machine.tally.guest_access(kind, trapped=False)
             effect(False)
 
-    def _write(self, register: str, value: int, c: int = 0, then: Callable[[], None] = lambda: None) -> None:
+    def write(self, register: str, value: int, c: int = 0, then: Callable[[], None] = lambda: None) -> None:
         """WRMSR; ``then`` happens together with its effect."""
         machine = self._machine
         trap, kind = _WRITES[register]
@@ -73,11 +73,14 @@ class Accesses:
             machine.design.guest_write(register, c, value, trapped)
             if register != "lvtpc":
                 machine.ideal.write(register, c, value)
+            if register == "global_ctrl":
+                self._meter(value != 0)
             then()
 
         self._access(trap, kind, "MSR_WRITE", effect)
 
-    def _read_status(self) -> int:
+    def read_status(self) -> int:
+        """RDMSR of GLOBAL_STATUS."""
         values: list[int] = []
         self._access(
             "global_status",
@@ -87,19 +90,28 @@ class Accesses:
         )
         return values[0]
 
-    def _update(self, event: GuestEvent) -> None:
-        """RDPMC and x86_perf_event_update()."""
+    def read_counter(self, c: int, then: Callable[[int, int], None]) -> None:
+        """RDPMC; ``then`` gets what it reads and what the ideal PMU shows."""
         machine = self._machine
-        c = event.counter
-        if c is None or not event.armed:
-            return
         modulus = machine.ideal.modulus(c)
 
         def effect(trapped: bool) -> None:
-            event.perf.update(machine.design.guest_counter(c, trapped) % modulus, modulus)
-            event.ideal.update(machine.ideal.counter[c], modulus)
+            then(machine.design.guest_counter(c, trapped) % modulus, machine.ideal.counter[c])
 
         self._access("rdpmc", "rdpmc", "RDPMC", effect)
+
+    def _update(self, event: GuestEvent) -> None:
+        """RDPMC and x86_perf_event_update()."""
+        c = event.counter
+        if c is None or not event.armed:
+            return
+        modulus = self._machine.ideal.modulus(c)
+
+        def read(value: int, ideal: int) -> None:
+            event.perf.update(value, modulus)
+            event.ideal.update(ideal, modulus)
+
+        self.read_counter(c, read)
 
     def _arm(self, event: GuestEvent) -> bool:
         """x86_perf_event_set_period(); return whether a period has ended."""
@@ -114,7 +126,7 @@ class Accesses:
             event.perf.previous = event.ideal.previous = value
             event.active = event.armed = True
 
-        self._write("counter", value, event.counter, armed)
+        self.write("counter", value, event.counter, armed)
         return hit
 
     # Brackets.
@@ -127,16 +139,16 @@ class Accesses:
     def _disable(self) -> None:
         """perf_pmu_disable()."""
         self._enabled = False
-        self._write("global_ctrl", 0, then=lambda: self._meter(False))
+        self.write("global_ctrl", 0)
 
     def _enable(self) -> None:
         """The end of perf_pmu_enable(): a changed FIXED_CTR_CTRL, then all counters."""
         wanted = self._fixed_wanted
         if wanted != self._fixed_ctr_ctrl:
-            self._write("fixed_ctr_ctrl", wanted)
+            self.write("fixed_ctr_ctrl", wanted)
             self._fixed_ctr_ctrl = wanted
         self._enabled = True
-        self._write("global_ctrl", self._machine.ideal.all_bits, then=lambda: self._meter(True))
+        self.write("global_ctrl", self._machine.ideal.all_bits)
 
     def _start(self, event: GuestEvent, reload: bool) -> None:
         """x86_pmu_start()."""
@@ -148,7 +160,7 @@ class Accesses:
         if is_fixed(event.counter):
             self._fixed_wanted |= event.nibble << 4 * (event.counter - 32)
         else:
-            self._write("selector", event.selector | EN, event.counter)
+            self.write("selector", event.selector | EN, event.counter)
 
     def _stop(self, event: GuestEvent, update: bool) -> None:
         """x86_pmu_stop(): a GP selector keeps its event and loses EN."""
@@ -157,7 +169,7 @@ class Accesses:
             if is_fixed(event.counter):
                 self._fixed_wanted &= ~(15 << 4 * (event.counter - 32))
             else:
-                self._write("selector", event.selector, event.counter)
+                self.write("selector", event.selector, event.counter)
             event.active = False
         if update:
             self._update(event)

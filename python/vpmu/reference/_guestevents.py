@@ -6,12 +6,15 @@ import enum
 from collections.abc import Sequence
 
 from .._cpu import CpuModel
-from .._plan import PlannedGuestEvent
+from .._plan import NO_EVENT, PlannedGuestEvent
 from ._clocks import GUEST, Rates
 from ._counters import INSTRUCTIONS, full_selector, nibble
 from ._perfcount import PerfCount, max_period
 from ._random import NEVER
 from ._tally import add
+
+#: An event and whether it is counted in user and kernel code.
+Meant = tuple[int, bool, bool]
 
 
 class State(enum.IntEnum):
@@ -71,8 +74,10 @@ class GuestEvent:
         #: Cause for which it does not count although it is enabled, and the guest's clocks since then.
         self.absent = ""
         self._absent_since: tuple[Sequence[int], tuple[int, int]] | None = None
-        #: Clocks since which its counter has had no running event behind it, and the levels that it counts.
-        self.missing_since: tuple[Sequence[int], bool, bool] | None = None
+        #: Clocks since which its counter has not been counting what it should, why, what that is and what it counts
+        #: instead.
+        self._missing_since: Sequence[int] | None = None
+        self._missing: tuple[str, Meant, Meant | None] = ("", (NO_EVENT, False, False), None)
 
         self.samples = self.expected = self.late = self.throttles = 0
         self.interrupts = self.interrupts_tick = 0
@@ -115,16 +120,21 @@ class GuestEvent:
             self.ideal.count += n
             add(self.losses, self.absent, n)
 
-    def meter_missing(self, missing: bool, cycles: Sequence[int], levels: tuple[bool, bool], rates: Rates) -> None:
-        """Meter what its counter misses while no event runs behind it."""
-        if missing:
-            if self.missing_since is None:
-                self.missing_since = (list(cycles), *levels)
-        elif self.missing_since is not None:
-            before, user, kernel = self.missing_since
-            self.missing_since = None
-            step = [(a, before[a], cycles[a]) for a in GUEST]
-            add(self.losses, "not_scheduled", rates.count(self.event, step, user, kernel))
+    def meter_missing(
+        self, cause: str, meant: Meant, instead: Meant | None, cycles: Sequence[int], rates: Rates
+    ) -> None:
+        """Meter what its counter misses for a cause, and what it counts instead; an empty cause ends that."""
+        if (cause, meant, instead) != self._missing and self._missing_since is not None:
+            step = [(a, self._missing_since[a], cycles[a]) for a in GUEST]
+            before, (event, user, kernel), other = self._missing
+            add(self.losses, before, rates.count(event, step, user, kernel))
+            if other is not None:
+                event, user, kernel = other
+                add(self.gains, before, rates.count(event, step, user, kernel))
+            self._missing_since = None
+        if cause and self._missing_since is None:
+            self._missing_since = list(cycles)
+        self._missing = (cause, meant, instead)
 
     def report(self) -> dict[str, object]:
         """Its part of the output."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ._clocks import Step
 from ._guestevents import GuestEvent, State
 from ._guestsched import Scheduler
 from ._tally import add
@@ -111,18 +112,18 @@ class GuestPerf(Scheduler):
         machine.run_handler("guest_nmi_entry")
         began = self.now()
         self._disable()
-        status = self._read_status()
+        status = self.read_status()
         loops = 0
         while status and loops < MAX_LOOPS:
             loops += 1
-            self._write("global_ovf_ctrl", status)
+            self.write("global_ovf_ctrl", status)
             for c in machine.ideal.all:
                 if status >> c & 1:
                     self._overflowed(c)
-            status = self._read_status()
+            status = self.read_status()
         if was_enabled:
             self._enable()
-        self._write("lvtpc", 0)
+        self.write("lvtpc", 0)
         if self.limit is not None:
             self.limit.handler_took(self.now() - began)
         machine.run_handler("guest_nmi_exit")
@@ -163,12 +164,22 @@ class GuestPerf(Scheduler):
 
     # The ledger.
 
+    def account(self, step: Step) -> None:
+        """Note, before a step happens, what it makes counters miss that the event filter denies."""
+        machine = self._machine
+        for event in self.events:
+            c = event.counter
+            if c is not None and event.active and machine.ideal.enabled(c) and not machine.design.allows(c):
+                user, kernel = machine.ideal.levels(c)
+                add(event.losses, "filtered", machine.rates.count(machine.ideal.event(c), step, user, kernel))
+
     def account_instruction(self, cpl: int, ideal: set[int], design: set[int]) -> None:
         """Note an emulated instruction, and one that only one of the ideal PMU and the design has counted."""
         kernel, user = self.retired
         self.retired = (kernel + (cpl == 0), user + (cpl > 0))
         for event in self.events:
             if event.active and event.counter in ideal - design:
-                add(event.losses, "emulated_instruction", 1)
+                allowed = self._machine.design.allows(event.counter)
+                add(event.losses, "emulated_instruction" if allowed else "filtered", 1)
             elif event.active and event.counter in design - ideal:
                 add(event.gains, "emulated_instruction", 1)

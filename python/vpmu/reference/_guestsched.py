@@ -143,7 +143,7 @@ class Scheduler(Accesses):
             event.scheduled = event.scheduled or not event.backed
             self._start(event, reload=True)
         self._added = 0
-        self._write("lvtpc", 0)
+        self.write("lvtpc", 0)
 
     def _start_rotation(self) -> None:
         timer = self.timers["rotation"]

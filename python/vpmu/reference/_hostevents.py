@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ._clocks import CPL, GUEST
+from ._clocks import CPL
 from ._counters import full_selector
 from ._perfcount import PerfCount
 
@@ -55,14 +55,15 @@ class HostEvent:
         self.counter: int | None = None
         #: Whether it is in that counter now; an active event is not while guest state is loaded.
         self.in_hardware = False
+        #: In its counter with the enable bits off (direct-capture).
+        self.held = False
         self.ideal = 0
         self.losses: dict[str, int] = {}
         self.gains: dict[str, int] = {}
 
-    def admits(self, activity: int) -> bool:
-        """Whether its attributes let it count in an activity."""
-        excluded = self.exclude_guest if activity in GUEST else self.exclude_host
-        return not excluded and (self.user if CPL[activity] else self.kernel)
+    def counts_level(self, activity: int) -> bool:
+        """Whether it counts at the privilege level of an activity."""
+        return self.user if CPL[activity] else self.kernel
 
 
 def place(events: Sequence[HostEvent]) -> list[int] | None:

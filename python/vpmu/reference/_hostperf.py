@@ -106,11 +106,23 @@ class HostPerf:
         left, _ = event.perf.next_left(max_period(self._machine.plan.cpu, c))
         event.perf.previous = -left % hardware.modulus(c)
         hardware.counter[c] = event.perf.previous
-        if is_fixed(c):
-            self._set_nibble(c, nibble(event.user, event.kernel))
-        else:
-            hardware.selector[c] = event.selector | EN
         event.in_hardware = True
+        self.write_control(event)
+
+    def write_control(self, event: HostEvent) -> None:
+        """The selector or nibble of the counter that an event is in."""
+        c, hardware = event.counter, self._hardware
+        assert c is not None
+        if is_fixed(c):
+            self._set_nibble(c, 0 if event.held else nibble(event.user, event.kernel))
+            return
+        hardware.selector[c] = event.selector if event.held else event.selector | EN
+        # Whoever put it there: a counter that cannot count an event counts nothing.
+        possible = self._machine.plan.gp_constraint[hardware.event(c)] >> c & 1
+        if event.backs is not None and not possible:
+            hardware.mute.add(c)
+        else:
+            hardware.mute.discard(c)
 
     def _stop(self, event: HostEvent) -> None:
         """x86_pmu_stop() with PERF_EF_UPDATE."""
@@ -313,7 +325,9 @@ class HostPerf:
             for one in step:
                 activity = one[0]
                 n = rates.count(event.event, [one], event.user, event.kernel)
-                if event.admits(activity):
+                if event.counts_level(activity) and not design.host_excluded(
+                    activity, event.exclude_guest, event.exclude_host
+                ):
                     event.ideal += n
                     if not counting:
                         add(event.losses, design.host_loss(activity, event.state == ERROR), n)

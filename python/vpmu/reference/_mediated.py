@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .._plan import PlannedFilter
 from ._clocks import BLIND, GUEST, HYPERVISOR
-from ._counters import INSTRUCTIONS, Counters
+from ._counters import EN, INSTRUCTIONS, Counters, is_fixed
 from ._designs import Design
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ class Mediated(Design):
         self._in_window = False
         self._requests: set[int] = set()
         self._counting_instructions: set[int] = set()
-        self._every_exit = self.plan.options.get("scope") == "every-exit"
+        self._scope = self.plan.options.get("scope", "fastpath-loop")
+        self._window_is_guest = self.plan.options.get("exclude_guest") == "window"
+        #: Whether the hardware holds guest state now.
+        self.loaded = False
 
     @property
     def host_activity(self) -> int:
@@ -55,6 +59,8 @@ class Mediated(Design):
 
     def refuses_fastpath(self) -> bool:
         """!kvm_pmu_is_fastpath_emulation_allowed(): the counters that must be incremented are in hardware."""
+        if self._scope not in ("fastpath-loop", "every-exit"):
+            return False  # they stay there in every exit, and the instruction is added there
         return any(self.guest.global_ctrl >> c & 1 for c in self._counting_instructions)
 
     def stores_global_ctrl(self) -> bool:
@@ -63,7 +69,41 @@ class Mediated(Design):
 
     def switches_at(self, fastpath: bool) -> bool:
         """The switch encloses the fastpath loop, unless every exit switches."""
-        return self._every_exit or not fastpath
+        return self._scope == "every-exit" or (self._scope == "fastpath-loop" and not fastpath)
+
+    def block(self) -> None:
+        """In the outer scopes the thread's switch is where guest state goes out."""
+        if self._scope in ("run-loop", "vcpu-sched"):
+            self._cede()
+
+    def wake(self) -> None:
+        """And in again."""
+        if self._scope in ("run-loop", "vcpu-sched"):
+            self._regain()
+
+    def to_user(self) -> None:
+        """The run loop ends where KVM_RUN returns."""
+        if self._scope == "run-loop":
+            self._cede()
+
+    def from_user(self) -> None:
+        """And begins with the next call."""
+        if self._scope == "run-loop":
+            self._regain()
+
+    def _cede(self) -> None:
+        self.put()
+        self.machine.arrival_check()
+
+    def _regain(self) -> None:
+        self.load()
+        self.machine.arrival_check()
+
+    def host_excluded(self, activity: int, exclude_guest: bool, exclude_host: bool) -> bool:
+        """With exclude_guest redefined, the window is no time of the host's."""
+        excluded = super().host_excluded(activity, exclude_guest, exclude_host)
+        window = self._in_window or activity == BLIND
+        return excluded or (self._window_is_guest and exclude_guest and window)
 
     # Effects.
 
@@ -76,25 +116,40 @@ class Mediated(Design):
             super().guest_write(register, c, value, trapped)
             if not trapped:
                 self.machine.lvtpc.masked = False
+            elif self.loaded:
+                self.access("wrmsr_lvtpc")
+                self.machine.lvtpc.set_guest(masked=False)
             return
         if trapped:
             self._requests.update(self.guest.changed(register, c, value))
+            if self.loaded and register in ("counter", "global_ovf_ctrl"):
+                self.access("wrmsr_counter" if register == "counter" else "wrmsr_global")
+                self.machine.hardware.write(register, c, value)
+                return
         self._registers(trapped).write(register, c, value)
 
     def guest_counter(self, c: int, trapped: bool) -> int:
         """RDPMC."""
+        if trapped and self.loaded:
+            self.access("rdpmc")
+            return self.machine.hardware.counter[c]
         return self._registers(trapped).counter[c]
 
     def guest_status(self, trapped: bool) -> int:
         """RDMSR of GLOBAL_STATUS."""
+        if trapped and self.loaded:
+            self.access("rdmsr")
+            return self.machine.hardware.status
         return self._registers(trapped).status
 
     def retire(self, cpl: int) -> set[int]:
-        """kvm_pmu_trigger_event(): the cached counter gets the instruction."""
+        """kvm_pmu_trigger_event(): the cached counter gets the instruction, or hardware's if that is where it is."""
         guest = self.guest
+        if self.loaded:
+            return self._retire_in_hardware(cpl)
         counted = set()
         for c in sorted(self._counting_instructions):
-            if guest.global_ctrl >> c & 1 and guest.counts_level(c, cpl):
+            if guest.global_ctrl >> c & 1 and guest.counts_level(c, cpl) and self.allows(c):
                 counted.add(c)
                 guest.counter[c] = (guest.counter[c] + 1) % guest.modulus(c)
                 if guest.counter[c] == 0:
@@ -104,20 +159,70 @@ class Mediated(Design):
                         self.raise_pmi()
         return counted
 
+    def _retire_in_hardware(self, cpl: int) -> set[int]:
+        guest, hardware = self.guest, self.machine.hardware
+        counted = {
+            c
+            for c in self._counting_instructions
+            if guest.global_ctrl >> c & 1 and guest.counts_level(c, cpl) and self.allows(c)
+        }
+        overflows = 0
+        for c in sorted(counted):
+            self.access("rdpmc")
+            self.access("wrmsr_counter")
+            hardware.counter[c] = (hardware.counter[c] + 1) % hardware.modulus(c)
+            if hardware.counter[c] == 0:
+                self.access("wrmsr_global")
+                self.machine.note_overflow(c)
+                hardware.status |= 1 << c
+                overflows += hardware.interrupts(c)
+        for _ in range(overflows):
+            self.raise_pmi()
+        return counted
+
     def wants_reprogramming(self) -> bool:
         """KVM_REQ_PMU."""
         return bool(self._requests)
 
+    def change_filter(self, rule: PlannedFilter) -> None:
+        """KVM_REQ_PMU for every counter."""
+        super().change_filter(rule)
+        self._requests.update(self.guest.all)
+
+    def _loaded(self, c: int) -> int:
+        """A control as hardware gets it (KVM ``eventsel_hw``, ``fixed_ctr_ctrl_hw``).
+
+        KVM makes it when it reprograms the counter, which is always before the next load.
+        """
+        control = self.guest.control(c)
+        if self.allows(c):
+            return control
+        return 0 if is_fixed(c) else control & ~EN
+
     def reprogram(self) -> None:
         """kvm_pmu_handle_event(): no perf call, only the bitmap of counters that count instructions."""
-        for c in sorted(self._requests):
+        for _ in self._requests:
             self.machine.pay(self.host_activity, "reprogram")
             self.machine.tally.reprograms += 1
+        if self.loaded:
+            self._write_controls()
+        for c in sorted(self._requests):
             if self.guest.locally_enabled(c) and self.guest.event(c) == INSTRUCTIONS:
                 self._counting_instructions.add(c)
             else:
                 self._counting_instructions.discard(c)
         self._requests.clear()
+
+    def _write_controls(self) -> None:
+        """Guest state stays loaded: the selectors that have changed go to hardware now."""
+        hardware = self.machine.hardware
+        for c in sorted(self._requests):
+            if c < 32 and hardware.selector[c] != self._loaded(c):
+                self.access("wrmsr_selector")
+                hardware.selector[c] = self._loaded(c)
+        if any(c >= 32 for c in self._requests) and hardware.fixed_ctr_ctrl != self._loaded_fixed_ctr_ctrl:
+            self.access("wrmsr_selector")
+            hardware.fixed_ctr_ctrl = self._loaded_fixed_ctr_ctrl
 
     # PMIs.
 
@@ -152,12 +257,14 @@ class Mediated(Design):
         """kvm_mediated_pmu_load()."""
         assert self.plan.sequence is not None
         self._execute(self.plan.sequence.load)
+        self.loaded = True
 
     def put(self) -> None:
         """kvm_mediated_pmu_put()."""
         assert self.plan.sequence is not None
         self.machine.tally.switches += 1
         self._execute(self.plan.sequence.put)
+        self.loaded = False
 
     def _execute(self, steps: tuple[Mapping[str, Any], ...]) -> None:
         self._status_read = 0
@@ -180,6 +287,10 @@ class Mediated(Design):
                 self._toggle_status()
             else:
                 self._write(step)
+
+    @property
+    def _loaded_fixed_ctr_ctrl(self) -> int:
+        return sum(self._loaded(c) << 4 * (c - 32) for c in self.guest.fixed)
 
     def _load_guest_context(self) -> None:
         """perf_load_guest_context(): the blind spot begins when the host's counters stop."""
@@ -221,10 +332,10 @@ class Mediated(Design):
             register, condition = step["register"], step.get("if")
             if condition == "differs" and read == guest.counter[c]:
                 continue
-            if condition == "nonzero" and (read if register == "counter" else guest.selector[c]) == 0:
+            if condition == "nonzero" and (read if register == "counter" else self._loaded(c)) == 0:
                 continue
             self.access("wrmsr_counter" if register == "counter" else "wrmsr_selector")
-            own = guest.counter[c] if register == "counter" else guest.selector[c]
+            own = guest.counter[c] if register == "counter" else self._loaded(c)
             hardware.write(register, c, own if step["value"] == "guest" else 0)
 
     def _toggle_status(self) -> None:
@@ -249,6 +360,6 @@ class Mediated(Design):
             if self._status_read:
                 self.access("wrmsr_global")
                 hardware.status &= ~self._status_read
-        elif not conditional or self.guest.fixed_ctr_ctrl:
+        elif not conditional or self._loaded_fixed_ctr_ctrl:
             self.access("wrmsr_selector")
-            hardware.fixed_ctr_ctrl = self.guest.fixed_ctr_ctrl if step["value"] == "guest" else 0
+            hardware.fixed_ctr_ctrl = self._loaded_fixed_ctr_ctrl if step["value"] == "guest" else 0

@@ -8,30 +8,30 @@ arch/x86/events, and in the Intel SDM vol. 3B, chapter "Performance Monitoring".
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from .._plan import Plan
+from .._registry import design
 from ._clocks import GUEST, GUEST_HANDLER, HOST_TASK, IDLE, Clocks, Rates, Step
 from ._counters import INSTRUCTIONS, Counters, event_codes
-from ._designs import BareMetal, Dedicated, Design, NoPmu
-from ._emulated import Emulated
+from ._designs import Design
 from ._guestperf import GuestPerf
 from ._hostperf import HostPerf
-from ._mediated import Mediated
+from ._program import run_program
 from ._random import NEVER, Arrivals, Replay, Sfc64, uniform
 from ._tally import Tally
-
-DESIGNS: dict[str, type[Design]] = {
-    "none": NoPmu,
-    "bare-metal": BareMetal,
-    "emulated": Emulated,
-    "mediated": Mediated,
-    "dedicated": Dedicated,
-}
 
 FASTPATH, KERNEL, USERSPACE = range(3)
 
 #: (cost name, cycles) of what an exit's handling consists of.
 Handling = Sequence[tuple[str, int]]
+
+
+def _design_class(plan: Plan) -> type[Design]:
+    """The class that the plan names, or that of the registered design of its name."""
+    module, _, name = (plan.reference or design(plan.design).reference).partition(":")
+    found: type[Design] = getattr(import_module(module), name)
+    return found
 
 
 class _StoppedError(Exception):
@@ -75,16 +75,14 @@ class Machine:
         self.tally = Tally(len(plan.exits))
         self._cycle_by_cycle = cycle_by_cycle
 
-        owns_hardware = plan.design in ("bare-metal", "dedicated")
-        self.guest_model = plan.cpu if owns_hardware else plan.guest_cpu
+        self.guest_model = plan.cpu if plan.owns_hardware else plan.guest_cpu
         self.hardware = Counters(plan.cpu, self.codes)
         self.ideal = Counters(self.guest_model, self.codes)
         self.lvtpc = Lvtpc()
-        self.lvtpc.masked = plan.design == "bare-metal"
         #: The mask of the guest's LVTPC; reset sets it (SDM vol. 3A, "Local APIC State After Reset").
         self.guest_lvtpc_masked = True
         self.host = HostPerf(self)
-        self.design = DESIGNS[plan.design](self)
+        self.design = _design_class(plan)(self)
         self.perf = GuestPerf(self)
 
         self.in_guest = False
@@ -93,6 +91,8 @@ class Machine:
         self._pmi_requested = False
         self._stopped = False
         self._finishing = False
+        #: What the guest's own program has read, and should have.
+        self.readings: list[tuple[int, int]] = []
         #: Running clock from which the read-out is left alone by host interrupts and PMIs.
         self._patience = NEVER
 
@@ -102,6 +102,7 @@ class Machine:
         self._wall = Arrivals(plan.wall, plan.seeds["wall"])
         self._next_wall = 0
         self._wall_kind = 0
+        self._filter_changes = list(plan.filter_changes)
 
     # The run.
 
@@ -114,6 +115,7 @@ class Machine:
         try:
             self._start()
             self.tally.phase = "run"
+            run_program(self, self.readings)
             left = work_gap
             while (left := self._run_guest(True, left)) == 0:
                 self._planned_exit(work_kind, handling, idle)
@@ -129,6 +131,8 @@ class Machine:
         if self.design.has_guest_perf:
             self.perf.read_out()
         self.design.finish()
+        if self.plan.program:
+            result["program"] = self.readings
         result["counters"] = [event.report() for event in self.perf.events] if self.design.has_guest_perf else []
         return result
 
@@ -187,6 +191,7 @@ class Machine:
         self.host.account(step)
         wrapped = self.hardware.advance(step, self.rates)
         if step[0][0] in GUEST:
+            self.perf.account(step)
             self.ideal.advance(step, self.rates)
         self.clocks.move(step)
         return wrapped
@@ -200,9 +205,9 @@ class Machine:
         """Host code runs for as long as a primitive costs."""
         self.spend(activity, self.costs[name], name)
 
-    def run_handler(self, name: str) -> None:
-        """Perf code of the guest runs for as long as a primitive costs."""
-        self._run_guest(False, self.costs[name], name)
+    def run_handler(self, name: str, cycles: int | None = None) -> None:
+        """Perf code of the guest runs for as long as a primitive costs, or as it is told."""
+        self._run_guest(False, self.costs[name] if cycles is None else cycles, name)
 
     def _no_progress(self) -> bool:
         """The guest has had its time twice over and is still not done."""
@@ -252,6 +257,10 @@ class Machine:
                 planned = plan.exits[kind]
                 self._planned_exit(kind, planned.handling, planned.idle)
                 continue
+            if self._filter_due():
+                cost = "interrupt_exit"
+                self.pmu_exit("EXTERNAL_INTERRUPT", [(cost, self.costs[cost])], lambda: None)
+                continue
             if work and wall >= self.perf.next_timer:
                 self.perf.serve_timer()
                 continue
@@ -262,6 +271,8 @@ class Machine:
             d = n if left_alone else min(n, self._next_wall - clocks.running)
             if work:
                 d = min(d, plan.end - wall, self.perf.next_timer - wall)
+            if self._filter_changes and not self._finishing:
+                d = min(d, self._filter_changes[0][0] - wall)
             if self._in_flight is not None:
                 d = min(d, self._in_flight - wall)
             ran, wrapped = self._advance_guest(work, d)
@@ -349,7 +360,11 @@ class Machine:
         for name, cycles in handling:
             in_kernel = min(cycles, self.costs["handling_kernel"]) if kind == USERSPACE else cycles
             self.spend(design.host_activity, in_kernel, name)
+            if kind == USERSPACE:
+                design.to_user()
             self.spend(HOST_TASK, cycles - in_kernel, name)
+            if kind == USERSPACE:
+                design.from_user()
         if idle > 0:
             design.block()
             self.spend(IDLE, idle, "idle")
@@ -362,6 +377,8 @@ class Machine:
         # kvm_vcpu_exit_request(): a request ends the fastpath loop.
         if kind != FASTPATH or self._pmi_requested or design.wants_reprogramming():
             self._serve_host_interrupts()
+            while kind != FASTPATH and self._filter_due():
+                design.change_filter(self._filter_changes.pop(0)[1])
             if self._vector_pending:
                 self._vector_pending = False
                 self.pay(design.host_activity, "interrupt_exit")
@@ -387,6 +404,11 @@ class Machine:
         design.enter_guest()
         self.in_guest = True
         design.entered()
+
+    def _filter_due(self) -> bool:
+        """Whether another event filter is to come into force; none does in the read-out."""
+        changes = self._filter_changes
+        return bool(changes) and self.clocks.wall >= changes[0][0] and not self._finishing
 
     def _serve_host_interrupts(self) -> None:
         """Interrupts that became due while the host ran are served without another exit."""
@@ -462,6 +484,10 @@ class Machine:
             self.tally.pmi["lost"] += 1
             return
         self.guest_lvtpc_masked = True
+        self.pend_nmi()
+
+    def pend_nmi(self) -> None:
+        """An NMI for the guest; one may wait behind the one in service."""
         if self.perf.nmi_pending:
             self.tally.pmi["coalesced"] += 1
         else:

@@ -4,14 +4,17 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.string cimport memset
 
 from vpmu_core._types cimport lowest_bit, uint32_t
-from vpmu_core.unit cimport EVENT_INSTRUCTIONS, LVTPC_MASKED, bits_of, slots_of, width_mask
-from vpmu_core.switching cimport GUEST_VECTOR
+from vpmu_core.resident cimport access_resident, request_for_each, retire_resident
+from vpmu_core.unit cimport EVENT_INSTRUCTIONS, LVTPC_MASKED, slots_of
 from vpmu_core.counting cimport spend, tally
 from vpmu_core.state cimport (
-    ACCESS_LVTPC, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC, EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, HOST_CEDED, KERNEL,
-    OP_RDPMC, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC, ORIGIN_HYPERVISOR, access_t, design_t, machine_t,
+    COST_HOST_NMI, COST_PMI_INJECTION, COST_WRMSR_LVTPC, EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, FIRST_OWN_FLAG, HOST_CEDED,
+    KERNEL, OP_WRMSR_LVTPC, ORIGIN_HYPERVISOR, design_t, machine_t,
 )
-from vpmu_core.timeline cimport request_guest_pmi, vm_exit
+from vpmu_core.timeline cimport pend_nmi, vm_exit
+
+cdef enum:
+    LVTPC_PASSTHROUGH = FIRST_OWN_FLAG
 
 
 cdef void _start(machine_t *m) noexcept nogil:
@@ -32,47 +35,48 @@ cdef void _enter(machine_t *m) noexcept nogil:
     m.hardware.global_ctrl = m.guest.global_ctrl
 
 
-cdef void _access(machine_t *m, access_t *a) noexcept nogil:
-    # Only LVTPC traps: hardware keeps the hypervisor's vector with the guest's mask.
-    if a.access == ACCESS_LVTPC:
-        m.guest.lvtpc = a.value
-        tally(m, ORIGIN_HYPERVISOR, OP_WRMSR_LVTPC, 1)
-        spend(m, COST_WRMSR_LVTPC)
-        m.hardware.lvtpc = GUEST_VECTOR | (a.value & LVTPC_MASKED)
-
-
-cdef void _write(machine_t *m, int op) noexcept nogil:
-    tally(m, ORIGIN_HYPERVISOR, op, 1)
-    spend(m, COST_WRMSR)
+cdef void _inject(machine_t *m) noexcept nogil:
+    # The guest's LVTPC is the hardware's, and it is an NMI: there is nothing to look up.
+    spend(m, COST_PMI_INJECTION)
+    pend_nmi(m)
 
 
 cdef uint32_t _retire(machine_t *m, int cpl) noexcept nogil:
     # The registers are the guest's, so an emulated instruction is added in hardware.
-    cdef uint32_t left = m.hardware.local[cpl > 0] & slots_of(m.guest.global_ctrl), counted = 0, bit
+    cdef uint32_t left = m.hardware.local[cpl > 0] & slots_of(m.guest.global_ctrl), counted = 0
     cdef int slot
     while left:
         slot = lowest_bit(left)
         left &= left - 1
-        if m.hardware.event[slot] != EVENT_INSTRUCTIONS:
+        if m.hardware.event[slot] == EVENT_INSTRUCTIONS:
+            counted |= <uint32_t>1 << slot
+    left = retire_resident(m, counted)
+    if not m.flags & LVTPC_PASSTHROUGH:
+        request_for_each(m, left)
+        return counted
+    while left:
+        left &= left - 1
+        m.pmi.raised += 1
+        if m.hardware.lvtpc & LVTPC_MASKED:
+            m.pmi.lost += 1
             continue
-        bit = <uint32_t>1 << slot
-        counted |= bit
-        tally(m, ORIGIN_HYPERVISOR, OP_RDPMC, 1)
-        spend(m, COST_RDPMC)
-        _write(m, OP_WRMSR_COUNTER)
-        m.hardware.counter[slot] = (m.hardware.counter[slot] + 1) & width_mask(&m.hardware, slot)
-        if m.hardware.counter[slot] == 0:
-            _write(m, OP_WRMSR_GLOBAL)
-            m.overflow_at[slot] = m.wall
-            m.hardware.global_status |= bits_of(bit)
-            if m.hardware.interrupt & bit:
-                m.pmi.raised += 1
-                request_guest_pmi(m)
+        tally(m, ORIGIN_HYPERVISOR, OP_WRMSR_LVTPC, 1)
+        spend(m, COST_WRMSR_LVTPC)
+        m.hardware.lvtpc |= LVTPC_MASKED
+        _inject(m)
     return counted
 
 
 cdef void _arrive(machine_t *m) noexcept nogil:
-    if m.in_guest:
+    if m.flags & LVTPC_PASSTHROUGH:
+        if m.in_guest:
+            pend_nmi(m)
+            return
+        # The guest's NMI hits the host, whose handler knows whose PMU it is.
+        m.pmi.skid_past_exit += 1
+        spend(m, COST_HOST_NMI)
+        _inject(m)
+    elif m.in_guest:
         m.pmu_exits[EXIT_EXTERNAL_INTERRUPT] += 1
         vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_PMI, NULL)
     elif m.vector_pending:
@@ -86,9 +90,14 @@ memset(&_DESIGN, 0, sizeof(design_t))
 _DESIGN.start = _start
 _DESIGN.leave = _leave
 _DESIGN.enter = _enter
-_DESIGN.access = _access
+_DESIGN.access = access_resident
 _DESIGN.retire = _retire
 _DESIGN.arrive = _arrive
+
+
+def flags(options):
+    """Return the design_flag bits that the options of a plan mean."""
+    return LVTPC_PASSTHROUGH if options.get("lvtpc") == "passthrough" else 0
 
 
 def reactions():

@@ -9,18 +9,41 @@ from vpmu_core.hostperf cimport (
     perf_wake, place_host_events,
 )
 from vpmu_core.kvmpmu cimport access_registers, counting_at, locally_enabled, recompute_counting
-from vpmu_core.unit cimport FIXED_SLOT, SELECTOR_OS, SELECTOR_USR, bits_of, enabled, slots_of, width_mask
+from vpmu_core.unit cimport (
+    FIXED_SLOT, SELECTOR_OS, SELECTOR_USR, bits_of, enabled, pmu_t, slots_of, width_mask,
+)
 from vpmu_core.counting cimport meter, spend
 from vpmu_core.state cimport (
-    ACCESS_COUNTER, ACCESS_RDPMC, CAUSE_NONE, CAUSE_NOT_SCHEDULED, COST_REPROGRAM, EFFECT_NMI, EXIT_EXCEPTION_NMI,
-    HOST_ACTIVE, KERNEL, access_t, design_t, guest_event_t, machine_t, vcpu_counter_t,
+    ACCESS_COUNTER, ACCESS_RDPMC, ACCESS_SELECTOR, CAUSE_FILTERED, CAUSE_NONE, CAUSE_NOT_SCHEDULED,
+    CAUSE_PERIOD_REJECTED, CAUSE_WRONG_COUNTER, COST_PERF_CREATE, COST_PERF_PERIOD, COST_REPROGRAM, EFFECT_NMI,
+    EXIT_EXCEPTION_NMI, FIRST_OWN_FLAG, HOST_ACTIVE, KERNEL, REQUEST_CLEANUP, REUSE_EVENTS, access_t, design_t,
+    guest_event_t, machine_t, vcpu_counter_t,
 )
 from vpmu_core.timeline cimport request_guest_pmi, vm_exit
+
+
+cdef enum:
+    SYNCHRONOUS = FIRST_OWN_FLAG  # a write reprograms within its own exit, as up to Linux 6.0
 
 
 cdef bint _backed(const machine_t *m, int slot) noexcept nogil:
     cdef const vcpu_counter_t *c = &m.vcpu[slot]
     return c.event >= 0 and not c.paused and m.host_event[c.event].state == HOST_ACTIVE
+
+
+cdef bint _meter_other_event(machine_t *m, guest_event_t *e) noexcept nogil:
+    """Whether hardware counts something else for a guest counter than it should; then both are metered."""
+    cdef const pmu_t *hardware = &m.hardware
+    cdef int slot = m.host_event[m.vcpu[e.slot].event].slot
+    cdef bint user = hardware.local[1] >> slot & 1, kernel = hardware.local[0] >> slot & 1
+    if (
+        hardware.event[slot] == m.ideal.event[e.slot] and user == (m.ideal.local[1] >> e.slot & 1)
+        and kernel == (m.ideal.local[0] >> e.slot & 1)
+    ):
+        return False
+    meter(m, e, CAUSE_WRONG_COUNTER)
+    e.instead, e.instead_user, e.instead_kernel = hardware.event[slot], user, kernel
+    return True
 
 
 cdef void _update_ledger(machine_t *m) noexcept nogil:
@@ -31,7 +54,12 @@ cdef void _update_ledger(machine_t *m) noexcept nogil:
     for i in range(m.guest_events):
         e = &m.guest_event[i]
         if e.active and on >> e.slot & 1 and not _backed(m, e.slot):
-            meter(m, e, CAUSE_NOT_SCHEDULED)
+            if m.denied >> e.slot & 1:
+                meter(m, e, CAUSE_FILTERED)
+            else:
+                meter(m, e, CAUSE_PERIOD_REJECTED if m.vcpu[e.slot].rejected else CAUSE_NOT_SCHEDULED)
+            continue
+        if e.active and on >> e.slot & 1 and _meter_other_event(m, e):
             continue
         meter(m, e, CAUSE_NONE)
         e.scheduled |= e.active and on >> e.slot & 1
@@ -54,6 +82,15 @@ cdef inline int64_t _sample_period(uint64_t counter, uint64_t mask) noexcept nog
     return <int64_t>(period if period else mask + 1)
 
 
+cdef bint _update_period(machine_t *m, int event, int64_t period) noexcept nogil:
+    """perf_event_period(), which refuses what the CPU's limit_period() would lengthen."""
+    if period < m.least_period:
+        spend(m, COST_PERF_PERIOD)
+        return False
+    perf_period(m, event, period)
+    return True
+
+
 cdef uint64_t _live_count(machine_t *m, const vcpu_counter_t *c) noexcept nogil:
     if c.event >= 0 and not c.paused:
         return perf_read(m, c.event)
@@ -63,6 +100,7 @@ cdef uint64_t _live_count(machine_t *m, const vcpu_counter_t *c) noexcept nogil:
 cdef void _access(machine_t *m, access_t *a) noexcept nogil:
     cdef vcpu_counter_t *c = &m.vcpu[a.slot]
     cdef uint64_t mask = width_mask(&m.guest, a.slot)
+    cdef uint32_t pending
     m.ledger_stale = True
     if a.access == ACCESS_RDPMC:
         a.value = (c.counter + c.emulated + _live_count(m, c)) & mask
@@ -71,17 +109,31 @@ cdef void _access(machine_t *m, access_t *a) noexcept nogil:
         c.emulated = 0
         c.counter = (a.value - _live_count(m, c)) & mask
         if c.event >= 0 and not c.paused:
-            perf_period(m, c.event, _sample_period(c.counter, mask))
+            _update_period(m, c.event, _sample_period(c.counter, mask))
+        if a.slot >= FIXED_SLOT or m.guest_max_period <= 0x7FFFFFFF:
+            m.in_use |= <uint32_t>1 << a.slot  # msr_idx_to_pmc() does not know the full-width aliases
     else:
+        if a.access == ACCESS_SELECTOR:
+            m.in_use |= <uint32_t>1 << a.slot
+        pending = m.reprogram
+        m.reprogram = 0
         access_registers(m, a)
+        if m.flags & SYNCHRONOUS and m.reprogram:
+            _reprogram_now(m)
+        m.reprogram |= pending
 
 
 cdef uint32_t _retire(machine_t *m, int cpl) noexcept nogil:
-    cdef uint32_t counted = counting_at(m, cpl), left = counted
+    cdef uint32_t counted = counting_at(m, cpl), left = counted, pending
     while left:
         m.vcpu[lowest_bit(left)].emulated += 1
         left &= left - 1
-    m.reprogram |= counted
+    if m.flags & SYNCHRONOUS and counted:
+        pending, m.reprogram = m.reprogram, counted
+        _reprogram_now(m)
+        m.reprogram |= pending
+    else:
+        m.reprogram |= counted
     return counted
 
 
@@ -114,7 +166,7 @@ cdef void _reprogram(machine_t *m, int slot) noexcept nogil:
     c.counter = (c.counter + c.emulated) & mask
     c.emulated = 0
     overflow = c.counter < previous
-    if not locally_enabled(m, slot) or not slots_of(m.guest.global_ctrl) & bit:
+    if not locally_enabled(m, slot) or not slots_of(m.guest.global_ctrl) & bit or m.denied & bit:
         return
     if overflow:
         m.overflow_at[slot] = m.wall
@@ -128,26 +180,66 @@ cdef void _reprogram(machine_t *m, int slot) noexcept nogil:
     else:
         selector = _fixed_selector(m, slot)
         key = m.guest.fixed_ctr_ctrl >> 4 * (slot - FIXED_SLOT) & 15
-    if c.event >= 0 and c.key == key and m.reuse:
-        perf_period(m, c.event, period)
+    if c.event >= 0 and c.key == key and m.flags & REUSE_EVENTS and _update_period(m, c.event, period):
+        m.host_event[c.event].held = False
         perf_enable(m, c.event)
     else:
         if c.event >= 0:
             perf_release(m, c.event)
         c.event = -1
         c.key = key
+        if period < m.least_period:
+            # perf_event_create_kernel_counter() fails with EINVAL; the bit stays set without a request.
+            spend(m, COST_PERF_CREATE)
+            m.retry |= bit
+            c.rejected = True
+            return
         c.event = perf_create(m, slot, selector, period)
     c.paused = False
+    c.rejected = False
 
 
-cdef void _requests(machine_t *m) noexcept nogil:
-    cdef uint32_t processed = m.reprogram, left = processed
-    m.reprogram = 0
+cdef void _clean_up(machine_t *m) noexcept nogil:
+    """kvm_pmu_cleanup(): events of counters that the guest has left alone for a slice, and left disabled, go."""
+    cdef uint32_t left = m.guest.slots & ~m.in_use
+    cdef vcpu_counter_t *c
+    cdef int slot
+    while left:
+        slot = lowest_bit(left)
+        left &= left - 1
+        c = &m.vcpu[slot]
+        if c.event < 0 or locally_enabled(m, slot):
+            continue
+        if not c.paused:
+            c.counter = (c.counter + perf_pause(m, c.event)) & width_mask(&m.guest, slot)
+        perf_release(m, c.event)
+        c.event = -1
+        c.paused = True
+    m.in_use = 0
+
+
+cdef void _reprogram_now(machine_t *m) noexcept nogil:
+    """All requested counters, and those whose last try failed."""
+    cdef uint32_t processed = (m.reprogram | m.retry) & m.guest.slots, left = processed
+    m.reprogram = m.retry = 0
     m.ledger_stale = True
     while left:
         _reprogram(m, lowest_bit(left))
         left &= left - 1
     recompute_counting(m, processed)
+
+
+cdef void _requests(machine_t *m) noexcept nogil:
+    cdef bint cleanup = (m.reprogram & REQUEST_CLEANUP) != 0
+    _reprogram_now(m)
+    if cleanup:
+        _clean_up(m)
+
+
+cdef void _wake(machine_t *m) noexcept nogil:
+    perf_wake(m)
+    if m.flags & REUSE_EVENTS:
+        m.reprogram |= REQUEST_CLEANUP  # kvm_arch_sched_in()
 
 
 cdef void _arrive(machine_t *m) noexcept nogil:
@@ -166,11 +258,17 @@ _DESIGN.leave = _leave
 _DESIGN.enter = _enter
 _DESIGN.requests = _requests
 _DESIGN.block = perf_block
-_DESIGN.wake = perf_wake
+_DESIGN.wake = _wake
 _DESIGN.arrive = _arrive
 _DESIGN.nmi = host_nmi_handler
 _DESIGN.access = _access
 _DESIGN.retire = _retire
+
+
+def flags(options):
+    """Return the design_flag bits that the options of a plan mean."""
+    synchronous = SYNCHRONOUS if options.get("reprogram") == "synchronous" else 0
+    return synchronous | (REUSE_EVENTS if options.get("reuse", True) else 0)
 
 
 def reactions():

@@ -1,39 +1,48 @@
 # cython: freethreading_compatible=True
-"""Design ``mediated``: guest PMU state is switched into hardware around the run loop (Linux 7.0)."""
+"""Design ``mediated``: guest PMU state is switched into hardware around some part of KVM's run loop (Linux 7.0).
+
+Its reactions serve the designs that differ from it in what traps, and in what a switch saves.
+"""
 from cpython.pycapsule cimport PyCapsule_New
 from libc.string cimport memset
 
 from vpmu_core._types cimport lowest_bit, uint32_t
+from vpmu_core.eventfilter cimport load_control
 from vpmu_core.hostperf cimport place_host_events
 from vpmu_core.kvmpmu cimport access_registers, counting_at, recompute_counting
+from vpmu_core.resident cimport access_resident, request_for_each, retire_resident, write_resident_controls
 from vpmu_core.unit cimport LVTPC_NMI, bits_of, slots_of, width_mask
 from vpmu_core.switching cimport load_guest, put_guest
 from vpmu_core.counting cimport spend
 from vpmu_core.state cimport (
     ACCESS_COUNTER, ACCESS_GLOBAL_CTRL, ACCESS_RDPMC, COST_HOST_NMI, COST_REPROGRAM, EFFECT_PMI,
-    EXIT_EXTERNAL_INTERRUPT, KERNEL, access_t, design_t, machine_t,
+    EXIT_EXTERNAL_INTERRUPT, FASTPATH, KERNEL, SWITCH_AROUND_BLOCKING, SWITCH_AROUND_USERSPACE, USERSPACE,
+    WINDOW_IS_GUEST, access_t, design_t, machine_t,
 )
-from vpmu_core.timeline cimport request_guest_pmi, vm_exit
+from vpmu_core.timeline cimport check_arrival, request_guest_pmi, vm_exit
 
 
-cdef void _leave(machine_t *m) noexcept nogil:
+cdef void mediated_leave(machine_t *m) noexcept nogil:
     # VM-exit saves GLOBAL_CTRL (into the cache, if the guest writes it without exits) and loads 0.
     if not m.traps >> ACCESS_GLOBAL_CTRL & 1:
         m.guest.global_ctrl = m.hardware.global_ctrl
     m.hardware.global_ctrl = 0
 
 
-cdef void _enter(machine_t *m) noexcept nogil:
+cdef void mediated_enter(machine_t *m) noexcept nogil:
     m.hardware.global_ctrl = m.guest.global_ctrl
 
 
-cdef bint _refuses(machine_t *m) noexcept nogil:
-    # The counter values are in hardware, so the fastpath cannot account for the instruction that it skips.
-    return (m.counting_instructions & slots_of(m.guest.global_ctrl)) != 0
+cdef bint mediated_refuses(machine_t *m) noexcept nogil:
+    # The counter values are in hardware, so the fastpath cannot account for the instruction that it skips; where they
+    # stay there in all exits (outer scopes), it is added there.
+    return m.flags & 1 << KERNEL != 0 and (m.counting_instructions & slots_of(m.guest.global_ctrl)) != 0
 
 
-cdef void _access(machine_t *m, access_t *a) noexcept nogil:
-    if a.access == ACCESS_RDPMC:
+cdef void mediated_access(machine_t *m, access_t *a) noexcept nogil:
+    if m.guest_in_hardware:
+        access_resident(m, a)
+    elif a.access == ACCESS_RDPMC:
         a.value = m.guest.counter[a.slot]
     elif a.access == ACCESS_COUNTER:
         m.guest.counter[a.slot] = a.value & width_mask(&m.guest, a.slot)
@@ -41,9 +50,12 @@ cdef void _access(machine_t *m, access_t *a) noexcept nogil:
         access_registers(m, a)
 
 
-cdef uint32_t _retire(machine_t *m, int cpl) noexcept nogil:
+cdef uint32_t mediated_retire(machine_t *m, int cpl) noexcept nogil:
     cdef uint32_t counted = counting_at(m, cpl), left = counted, bit
     cdef int slot
+    if m.guest_in_hardware:
+        request_for_each(m, retire_resident(m, counted))
+        return counted
     while left:
         slot = lowest_bit(left)
         left &= left - 1
@@ -58,18 +70,63 @@ cdef uint32_t _retire(machine_t *m, int cpl) noexcept nogil:
     return counted
 
 
-cdef void _requests(machine_t *m) noexcept nogil:
-    # Without an event filter a selector reaches hardware as the guest wrote it.
+cdef void mediated_requests(machine_t *m) noexcept nogil:
+    # A selector reaches hardware as the guest wrote it, unless the event filter denies it.
     cdef uint32_t processed = m.reprogram, left = processed
     m.reprogram = 0
     while left:
+        load_control(m, lowest_bit(left))
         left &= left - 1
         m.reprograms += 1
         spend(m, COST_REPROGRAM)
+    if m.guest_in_hardware:
+        write_resident_controls(m, processed)
     recompute_counting(m, processed)
 
 
-cdef void _arrive(machine_t *m) noexcept nogil:
+cdef void mediated_put(machine_t *m) noexcept nogil:
+    put_guest(m)
+    m.guest_in_hardware = False
+
+
+cdef void mediated_load(machine_t *m) noexcept nogil:
+    load_guest(m)
+    m.guest_in_hardware = True
+
+
+cdef void _cede(machine_t *m) noexcept nogil:
+    # A switch inside an exit: perf owns the PMU while the vCPU's thread is not in this scope.
+    mediated_put(m)
+    m.switches += 1
+    check_arrival(m)
+
+
+cdef void _regain(machine_t *m) noexcept nogil:
+    mediated_load(m)
+    check_arrival(m)
+
+
+cdef void mediated_block(machine_t *m) noexcept nogil:
+    if m.flags & SWITCH_AROUND_BLOCKING:
+        _cede(m)
+
+
+cdef void mediated_wake(machine_t *m) noexcept nogil:
+    if m.flags & SWITCH_AROUND_BLOCKING:
+        _regain(m)
+
+
+cdef void mediated_to_user(machine_t *m) noexcept nogil:
+    if m.flags & SWITCH_AROUND_USERSPACE:
+        _cede(m)
+
+
+cdef void mediated_from_user(machine_t *m) noexcept nogil:
+    if m.flags & SWITCH_AROUND_USERSPACE:
+        _regain(m)
+
+
+cdef void mediated_arrive(machine_t *m) noexcept nogil:
     if m.in_guest:
         m.pmu_exits[EXIT_EXTERNAL_INTERRUPT] += 1
         vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_PMI, NULL)
@@ -87,15 +144,33 @@ cdef void _arrive(machine_t *m) noexcept nogil:
 cdef design_t _DESIGN
 memset(&_DESIGN, 0, sizeof(design_t))
 _DESIGN.start = place_host_events
-_DESIGN.leave = _leave
-_DESIGN.enter = _enter
-_DESIGN.put = put_guest
-_DESIGN.load = load_guest
-_DESIGN.requests = _requests
-_DESIGN.arrive = _arrive
-_DESIGN.refuses = _refuses
-_DESIGN.access = _access
-_DESIGN.retire = _retire
+_DESIGN.leave = mediated_leave
+_DESIGN.enter = mediated_enter
+_DESIGN.put = mediated_put
+_DESIGN.load = mediated_load
+_DESIGN.block = mediated_block
+_DESIGN.wake = mediated_wake
+_DESIGN.to_user = mediated_to_user
+_DESIGN.from_user = mediated_from_user
+_DESIGN.requests = mediated_requests
+_DESIGN.arrive = mediated_arrive
+_DESIGN.refuses = mediated_refuses
+_DESIGN.access = mediated_access
+_DESIGN.retire = mediated_retire
+
+
+_SCOPES = {
+    "every-exit": 1 << FASTPATH | 1 << KERNEL | 1 << USERSPACE,
+    "fastpath-loop": 1 << KERNEL | 1 << USERSPACE,
+    "run-loop": SWITCH_AROUND_BLOCKING | SWITCH_AROUND_USERSPACE,
+    "vcpu-sched": SWITCH_AROUND_BLOCKING,
+}
+
+
+def flags(options):
+    """Return the design_flag bits that the options of a plan mean."""
+    window = WINDOW_IS_GUEST if options.get("exclude_guest") == "window" else 0
+    return _SCOPES[options.get("scope", "fastpath-loop")] | window
 
 
 def reactions():

@@ -1,0 +1,53 @@
+# Switch programs: sequences of steps, compiled.
+from vpmu_core._types cimport uint16_t
+from vpmu_core.state cimport machine_t, program_t
+
+cdef enum:  # operation of a step, the order of vpmu._sequences
+    PERF_LOAD = 0
+    PERF_PUT = 1
+    GLOBAL_CTRL_ZERO = 2
+    LVTPC_GUEST = 3
+    LVTPC_HOST = 4
+    LOOP = 5
+    RDMSR_STATUS = 6
+    OVF_CTRL = 7
+    TOGGLE_STATUS = 8
+    FIXED_CTR_CTRL = 9
+
+cdef enum:  # flag of LOOP
+    LOOP_FIXED = 1
+    LOOP_RDPMC = 2
+    LOOP_SAVE = 4
+    LOOP_COUNTER_GUEST = 8
+    LOOP_COUNTER_ZERO = 16
+    LOOP_COUNTER_DIFFERS = 32
+    LOOP_COUNTER_NONZERO = 64
+    LOOP_SELECTOR_GUEST = 128
+    LOOP_SELECTOR_ZERO = 256
+    LOOP_SELECTOR_NONZERO = 512
+
+cdef enum:  # flag of RDMSR_STATUS and FIXED_CTR_CTRL
+    STATUS_SAVE = 1
+    FIXED_CTR_CTRL_GUEST = 1
+    FIXED_CTR_CTRL_ZERO_IF_NONZERO = 2
+    FIXED_CTR_CTRL_ZERO = 3
+
+cdef enum:  # point of a block
+    POINT_NONE = 0
+    POINT_END = 1
+    POINT_PERF_LOAD = 2
+    POINT_PERF_PUT = 3
+    POINT_GLOBAL_CTRL_ZERO = 4
+    POINT_LVTPC_GUEST = 5
+    POINT_LVTPC_HOST = 6
+
+cdef enum:  # status flag of a block, in the order in which a block does them
+    STATUS_READ = 1
+    STATUS_READ_SAVE = 2  # with STATUS_READ
+    STATUS_ACKNOWLEDGE = 4
+    STATUS_TOGGLE = 8
+
+cdef void compile_step(program_t *program, const machine_t *m, uint16_t operation, uint16_t flags) noexcept
+cdef void compile_end(program_t *program) noexcept
+cdef void price_programs(machine_t *m) noexcept nogil
+cdef void tally_switches(machine_t *m) noexcept nogil

@@ -1,0 +1,3 @@
+# Sums over chunks of a trace.
+cpdef enum:
+    CHUNK = 1024  # exits

@@ -1,0 +1,85 @@
+"""Long traces: the lazy engine steps over whole chunks of exits and returns what the stepwise engine does."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import vpmu
+from vpmu._plan import Plan, PlannedExit, Trace
+from vpmu._scenario import plan
+from vpmu_core.machine import Machine
+from vpmu_core.traceindex import CHUNK
+
+KINDS = (
+    PlannedExit("FAST", 0, 0, True, 500, 0),
+    PlannedExit("KERNEL", 1, 3, False, 900, 0),
+    PlannedExit("USER", 2, 0, True, 9000, 0),
+    PlannedExit("HLT", 1, 0, True, 700, 0),
+)
+
+
+def run(planned: Plan, engine: str) -> dict[str, Any]:
+    machine = Machine(planned, engine)
+    while not machine.advance():
+        pass
+    return machine.result()
+
+
+def planned(design: str, guest_perf: str, trace: Trace, end: int) -> Plan:
+    given_perf = () if design == "none" else (guest_perf,)
+    scenario = vpmu.Scenario(
+        cpu="emeraldrapids", design=design, workload="fio-4k-read", guest_perf=given_perf, seconds="0.001"
+    )
+    return dataclasses.replace(plan(scenario), exits=KINDS, trace=trace, end=end)
+
+
+def trace(seed: int, n: int, idles: bool, repeat: bool) -> Trace:
+    random = np.random.default_rng(seed)
+    kind = random.integers(0, 4 if idles else 3, n).astype(np.uint16)
+    idle = np.where(kind == 3, random.integers(0, 2000, n), 0)
+    return Trace(random.integers(0, 9000, n), kind, random.integers(0, 20_000, n), idle, repeat)
+
+
+@pytest.mark.parametrize("design", ["none", "mediated", "mediated,scope=every-exit", "emulated", "dedicated"])
+@pytest.mark.parametrize("guest_perf", ["stat:branches", "stat:instructions,cycles", "record:branches:period=300000"])
+@pytest.mark.parametrize("idles", [False, True])
+def test_chunks_change_nothing(design: str, guest_perf: str, idles: bool) -> None:
+    made = planned(design, guest_perf, trace(1, 5 * CHUNK + 17, idles, False), 10**12)
+    assert run(made, "lazy") == run(made, "stepwise")
+
+
+@given(
+    st.integers(0, 99),
+    st.sampled_from([CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(1, 80_000_000),
+)
+@settings(max_examples=40)
+def test_chunks_of_any_length_and_end(seed: int, n: int, idles: bool, repeat: bool, end: int) -> None:
+    made = planned("mediated", "stat:branches", trace(seed, n, idles, repeat), end)
+    assert run(made, "lazy") == run(made, "stepwise")
+
+
+def test_sums_are_made_once() -> None:
+    one = trace(0, 2 * CHUNK + 5, True, False)
+    sums = one.chunks((False, False, True, False), 1000)
+    assert all(a is b for a, b in zip(sums, one.chunks((False, False, True, False), 1000), strict=True))
+    gap, count, handled, by_task, idle = sums
+    for chunk in range(2):
+        part = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
+        assert gap[chunk] == one.gap[part].sum()
+        for kind in range(4):
+            mine = one.kind[part] == kind
+            assert count[chunk, kind] == mine.sum()
+            assert handled[chunk, kind] == one.handling[part][mine].sum()
+            assert idle[chunk, kind] == one.idle[part][mine].sum()
+            in_user_space = np.maximum(one.handling[part][mine] - 1000, 0).sum() if kind == 2 else 0
+            assert by_task[chunk, kind] == in_user_space
+    assert one.chunks((False, False, True, False), 999)[3].sum() > by_task.sum()
