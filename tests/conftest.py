@@ -13,7 +13,7 @@ import vpmu
 import vpmu.reference
 
 pytest.register_assert_rewrite(
-    "command_line", "kvm_unit_tests", "pmu_models", "plan_files", "pmu_pair", "recorded_files"
+    "command_line", "guest_perfs", "kvm_unit_tests", "pmu_models", "plan_files", "pmu_pair", "recorded_files"
 )
 settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
 settings.register_profile(

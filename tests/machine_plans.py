@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import vpmu
 from vpmu._plan import (
     ACCESSES,
+    GuestKernel,
     Plan,
     PlannedAccess,
     PlannedExit,
@@ -29,6 +30,58 @@ def regular(n: int, gaps: list[int]) -> st.SearchStrategy[tuple[int, ...]]:
     """Rates of n slots with regular arrivals, or none."""
     rate = st.sampled_from(gaps).flatmap(lambda gap: st.integers((1 << 48) // (gap + 1), -(-(1 << 48) // gap)))
     return st.just(()) | st.tuples(*[rate] * n)
+
+
+@st.composite
+def guest_clock(
+    draw: st.DrawFn, events: list[PlannedGuestEvent], guest: vpmu.CpuModel, core_hz: int
+) -> tuple[list[PlannedGuestEvent], GuestKernel]:
+    """What a guest does by the clock: frequencies, turns on few counters, groups, tasks, watchdog, throttling."""
+    hz = draw(st.sampled_from([0, 250, 250, 1000]))
+    kernel = GuestKernel(
+        core_hz,
+        hz,
+        draw(st.booleans()),
+        draw(st.sampled_from([1, 4])),
+        draw(st.sampled_from([0, 0, 3])),
+        draw(st.sampled_from([0, 0, 150])),
+        draw(st.booleans()) and draw(st.booleans()),
+        draw(st.sampled_from([100_000, 1000, 1])),
+    )
+    if draw(st.booleans()):
+        # Any counter, and more events than counters.
+        gp = draw(st.sampled_from([guest.gp_mask, 0x3, 0x1]))
+        shared = []
+        for e in [*events, *events[: draw(st.integers(0, 4))]]:
+            fixed = {0: 1, 1: 2, 2: 4, 8: 8}.get(e.event, 0) & guest.fixed_mask
+            only_fixed = e.event in (2, 8)
+            mask = 0 if only_fixed and fixed else draw(st.sampled_from([gp, gp, guest.gp_mask]))
+            if only_fixed and not fixed:
+                continue
+            shared.append(dataclasses.replace(e, counter=-1, gp_mask=mask, fixed_mask=fixed))
+        events = shared
+    first = draw(st.integers(0, len(events)))  # a group of two starts here
+    task, watchdog = draw(st.integers(0, 2)), draw(st.booleans())
+    made: list[PlannedGuestEvent] = []
+    for i, e in enumerate(events):
+        frequency = draw(st.sampled_from([0, 400, 3000, 100_000])) if hz and e.period else 0
+        leader = first if i == first + 1 and e.counter >= 0 else -1
+        pinned = watchdog and i == 0 and e.period > 0 and e.counter >= 0
+        mine = bool(task and i >= task and not pinned)
+        if leader >= 0 and (made[first].pinned or made[first].task != mine):
+            leader = -1
+        made.append(
+            dataclasses.replace(
+                e,
+                frequency=0 if pinned else frequency,
+                leader=leader,
+                pinned=pinned,
+                task=mine,
+                interval=draw(st.booleans()),
+                reads_group=draw(st.booleans()),
+            )
+        )
+    return made, kernel
 
 
 @st.composite
@@ -123,11 +176,17 @@ def plans(draw) -> Plan:
         sampling = (period, freq, draw(st.booleans()))
         host_events.append(PlannedHostEvent(codes[code], code, gp, fixed, user, kernel, *side, pinned, task, *sampling))
     tick = draw(st.sampled_from([7, 1000] if tight else [2000, 100_000]))
+    kernel = GuestKernel()
+    if guest_events and draw(st.booleans()):
+        # A slow clock, so that a short run has many ticks.
+        slow = draw(st.sampled_from([30_000, 300_000] if tight else [400_000, 4_000_000]))
+        guest_events, kernel = draw(guest_clock(guest_events, guest, slow))
     end = draw(st.sampled_from([1, 300, 5000] if tight else [1, 5000, 120000]))
     filtered = design.startswith(("emulated", "mediated"))
     first, changes = draw(filters([entry.selector & 0xFFFF for entry in guest_events], end)) if filtered else (None, ())
     return dataclasses.replace(
         base,
+        guest_kernel=kernel,
         end=end,
         event_filter=first,
         filter_changes=changes,
@@ -186,6 +245,44 @@ def programs(draw: st.DrawFn) -> Plan:
         guest_events=planned.guest_events if draw(st.booleans()) else (),
         gp_constraint=tuple(constrained.get(e, mask) & mask for e, mask in enumerate(planned.gp_constraint)),
         program=tuple(PlannedAccess(gap, *what) for gap, what in steps),
+    )
+
+
+@st.composite
+def plans_with_clock(draw: st.DrawFn) -> Plan:
+    """Moderate plans whose guest has ticks, turns and tasks: few are stopped before they come."""
+    design = draw(st.sampled_from(DESIGNS))
+    cpu = dataclasses.replace(vpmu.cpu("emeraldrapids"), skid=vpmu.Skid(0, draw(st.sampled_from([0, 40, 3000]))))
+    base = plan(vpmu.Scenario(cpu=cpu, design=design, workload="fio-4k-read", guest_perf=(), seconds="0.0001"))
+    guest = cpu if base.owns_hardware else base.guest_cpu
+    codes = {0xC0: 0, 0x3C: 1, 0x300: 2, 0x4F2E: 4, 0xC4: 6}
+    events = []
+    for _ in range(draw(st.integers(1, 6)) if design != "none" else 0):
+        code = draw(st.sampled_from(sorted(codes)))
+        user, kernel = draw(st.sampled_from([(True, True), (True, True), (True, False), (False, True)]))
+        period = draw(st.sampled_from([0, 700, 9000, 100003]))
+        selector = code | user << 16 | kernel << 17 | 1 << 20
+        counter = 34 if code == 0x300 else -1
+        if counter >= 0 and any(e.counter == counter for e in events):
+            continue
+        events.append(PlannedGuestEvent(codes[code], selector, counter, user, kernel, period))
+    free = [i for i in range(8) if guest.gp_mask >> i & 1]
+    events = [e if e.counter >= 0 else dataclasses.replace(e, counter=free[i]) for i, e in enumerate(events)]
+    made, kernel_ = draw(guest_clock(events, guest, draw(st.sampled_from([5_000_000, 20_000_000]))))
+    hosted = design != "bare-metal"
+    end = draw(st.sampled_from([60_000, 300_000]))
+    filtered = design.startswith(("emulated", "mediated"))
+    first, changes = draw(filters(sorted(codes), end)) if filtered else (None, ())
+    return dataclasses.replace(
+        base,
+        end=end,
+        event_filter=first,
+        filter_changes=changes,
+        costs={name: value // draw(st.sampled_from([1, 8])) for name, value in base.costs.items()},
+        work=dataclasses.replace(base.work, mean_gap=draw(st.sampled_from([0, 3000, 20_000])) * hosted),
+        seeds={name: (draw(st.integers(0, 2**64 - 1)), 7, i) for i, name in enumerate(("work", "wall", "skid"))},
+        guest_events=tuple(made),
+        guest_kernel=kernel_,
     )
 
 

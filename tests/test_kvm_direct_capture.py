@@ -9,7 +9,7 @@ from guest_programs import BRANCHES, CYCLES, EN, FIXED, INSTRUCTIONS, ON, OS, St
 
 import vpmu
 from vpmu import testing
-from vpmu._plan import PlannedGuestEvent
+from vpmu._plan import GuestKernel, PlannedGuestEvent
 
 GUEST, HOST = "direct-capture,constraints=guest", "direct-capture,constraints=host"
 
@@ -92,7 +92,7 @@ def test_kvm_8_7_a_captured_stop_outlives_host_perfs_rescheduling(design: str) -
 
 
 def test_the_ledger_names_what_the_wrong_counter_did() -> None:
-    """Two events of the guest on one counter, the second of which host perf has never seen."""
+    """Two events of the guest take turns on one counter; host perf placed what backs it for the first alone."""
     planned = program(GUEST, [])
     rates = [list(row) for row in planned.rates]
     for row in rates[:3]:
@@ -101,14 +101,16 @@ def test_the_ledger_names_what_the_wrong_counter_did() -> None:
         planned,
         rates=tuple(tuple(row) for row in rates),
         guest_events=(
-            PlannedGuestEvent(0, INSTRUCTIONS | 3 << 16 | 1 << 20, 0, True, True, 0),
-            PlannedGuestEvent(6, BRANCHES | 3 << 16 | 1 << 20, 0, True, True, 0),
+            PlannedGuestEvent(0, INSTRUCTIONS | 3 << 16 | 1 << 20, -1, True, True, 0, gp_mask=1),
+            PlannedGuestEvent(6, BRANCHES | 3 << 16 | 1 << 20, -1, True, True, 0, gp_mask=1),
         ),
+        guest_kernel=GuestKernel(core_hz=10_000_000, rotation_ms=1),
     )
     first, second = run(planned)["counters"]
     for row in (first, second):
         assert row["value"] == row["ideal"] - sum(row["losses"].values()) + sum(row["gains"].values())
-    assert set(second["losses"]) == {"wrong_counter"} == set(second["gains"])
+    assert set(second["losses"]) == {"multiplexed", "wrong_counter"}
+    assert set(second["gains"]) == {"wrong_counter"}
     assert second["gains"]["wrong_counter"] > 3 * second["losses"]["wrong_counter"] > 1000
 
 

@@ -45,6 +45,8 @@ KEYS = {
     "pmi",
     "ops",
     "guest_accesses",
+    "guest_timers",
+    "samples_per_tick",
     "spent",
     "counters",
     "host",

@@ -440,6 +440,7 @@ def test_provenance_says_what_made_a_result() -> None:
         "seconds": 0.001, "seed": 9, "costs": {"wrmsr": 7},
         "recording": None, "guest_pmu": None, "vm_first": False, "what_if": False, "host_hz": 250, "events_file": "",
         "enable_mediated_pmu": True,
+        "guest_hz": 250, "guest_kernel": "6.14",
     }  # fmt: skip
 
 

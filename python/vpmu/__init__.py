@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from ._mediated_semi import MediatedSemi as MediatedSemi
     from ._passthrough import Passthrough as Passthrough
     from ._perf import WATCHDOG as WATCHDOG
+    from ._perf import GuestWatchdog as GuestWatchdog
     from ._perf import HostEvent as HostEvent
     from ._perf import PerfRecord as PerfRecord
     from ._perf import PerfStat as PerfStat
@@ -125,6 +126,7 @@ _HOME = {
     "Batch": "vpmu._many",
     "simulate_many": "vpmu._many",
     "HostEvent": "vpmu._perf",
+    "GuestWatchdog": "vpmu._perf",
     "PerfRecord": "vpmu._perf",
     "PerfStat": "vpmu._perf",
     "WATCHDOG": "vpmu._perf",

@@ -306,7 +306,7 @@ def _counters(code: int, cpu: CpuModel, default: tuple[int, int]) -> tuple[int, 
     return default
 
 
-def place(events: Sequence[Event], cpu: CpuModel) -> tuple[int, ...]:
+def place(events: Sequence[Event], cpu: CpuModel) -> tuple[int, ...] | None:
     """Give each event a counter as Linux does: most constrained first, fixed counters before GP counters.
 
     Parameters
@@ -317,13 +317,13 @@ def place(events: Sequence[Event], cpu: CpuModel) -> tuple[int, ...]:
 
     Returns
     -------
-    tuple of int
-        GP index, or 32 + m for fixed counter m.
+    tuple of int or None
+        GP index, or 32 + m for fixed counter m; None if they do not all fit.
 
     Raises
     ------
     ScenarioError
-        If they do not all fit.
+        For an event that no counter can count.
     """
     allowed = [allowed_counters(event.name, cpu) for event in events]
     for event, masks in zip(events, allowed, strict=True):
@@ -345,8 +345,5 @@ def place(events: Sequence[Event], cpu: CpuModel) -> tuple[int, ...]:
             free_gp ^= lowest
             counters[i] = lowest.bit_length() - 1
         else:
-            raise ScenarioError(
-                f"{len(events)} events do not fit {cpu.gp_counters} GP and {cpu.fixed_counters} fixed counters: none "
-                f"is left for {events[i].text!r}; multiplexing is not simulated yet, so count fewer events"
-            )
+            return None
     return tuple(counters)

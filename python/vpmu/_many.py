@@ -97,7 +97,7 @@ def _apply(scenario: Scenario, values: dict[str, int]) -> Scenario:
             changes["seconds"] = Fraction(value, scenario.cpu.core_hz.value)
         elif name == "period":
             changes["guest_perf"] = tuple(
-                PerfRecord(perf.events, value) if isinstance(perf, PerfRecord) else perf for perf in scenario.guest_perf
+                replace(perf, period=value) if isinstance(perf, PerfRecord) else perf for perf in scenario.guest_perf
             )
         elif name in ("skid_minimum", "skid_maximum"):
             low = values.get("skid_minimum", skid.minimum)
@@ -128,6 +128,8 @@ def _check_parameters(scenario: Scenario, parameters: npt.NDArray[np.void]) -> N
             raise ScenarioError(f"parameter {name}: a trace that is replayed once has a length of its own; use repeat")
         if name == "period" and not any(isinstance(perf, PerfRecord) for perf in scenario.guest_perf):
             raise ScenarioError("parameter period: nothing is recorded in the guest; use record:… in guest_perf")
+        if name == "period" and any(isinstance(perf, PerfRecord) and perf.freq for perf in scenario.guest_perf):
+            raise ScenarioError("parameter period: guest_perf records by frequency; use record:…:period=N")
     skid = scenario.cpu.skid
     names = _names(parameters)
     low_skid = parameters["skid_minimum"] if "skid_minimum" in names else np.full(1, skid.minimum)

@@ -4,75 +4,220 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ._errors import ScenarioError, UnknownName
 from ._event_syntax import without_host_modifiers
 from ._events import Event, parse_event
 
 
+def _split(text: str, separator: str) -> list[str]:
+    """Split outside ``/…/`` and ``{…}``."""
+    parts, depth, slashed, start = [], 0, False, 0
+    for i, character in enumerate(text):
+        slashed ^= character == "/"
+        depth += (character == "{") - (character == "}")
+        if character == separator and not depth and not slashed:
+            parts.append(text[start:i])
+            start = i + 1
+    return [*parts, text[start:]]
+
+
+#: Sysctl kernel.perf_event_max_sample_rate, which perf record's -F cannot exceed.
+MAX_SAMPLE_RATE = 100_000
+
+
+def _members(element: str) -> tuple[str, ...]:
+    """Events of one element of a list: its own, or those of a group ``{a,b}`` with the group's modifiers but ``S``."""
+    if not element.startswith("{"):
+        return (element,)
+    inside, closed, modifiers = element[1:].rpartition("}")
+    if not closed or "{" in inside or (modifiers and not modifiers.startswith(":")):
+        raise ScenarioError(f"group {element!r} must be written {{EVENT,EVENT,…}} or {{EVENT,EVENT,…}}:u")
+    names = _split(inside, ",")
+    if not all(names):
+        raise ScenarioError(f"group {element!r} names no event; write {{instructions,cycles}}")
+    modifiers = modifiers.replace("S", "")
+    modifiers = "" if modifiers == ":" else modifiers
+    return tuple(f"{name}{modifiers}" if not name.endswith("/") else f"{name}{modifiers[1:]}" for name in names)
+
+
 def _events(events: Sequence[str]) -> tuple[str, ...]:
     if isinstance(events, str) or not events:
         raise ScenarioError(f"events must be a non-empty list of event names, not {events!r}")
-    for event in events:
-        parse_event(event)
+    for element in events:
+        if not isinstance(element, str):
+            raise ScenarioError(f"events must be names: {element!r} is no event")
+        for event in _members(element):
+            parse_event(event)
     return tuple(events)
 
 
-@dataclass(frozen=True)
-class PerfStat:
-    """``perf stat -a`` in the guest: counts from the first to the last cycle.
+def _option(name: str, value: object, low: int, high: int, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        bound = "2**47 - 1" if high == (1 << 47) - 1 else str(high)
+        raise ScenarioError(f"{name} {value!r} must be an integer from {low} to {bound}{what}")
+    return value
 
-    Parameters
-    ----------
-    events : sequence of str
-        Events as perf writes them.
 
-    Raises
-    ------
-    UnknownName, ScenarioError
-        For events that are not simulated.
-    """
+class _Events:
+    """What all who count events have in common."""
 
     events: tuple[str, ...]
 
-    def __init__(self, events: Sequence[str]) -> None:
-        object.__setattr__(self, "events", _events(events))
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Events, those of a group together."""
+        return tuple(_members(element) for element in self.events)
 
-    def __str__(self) -> str:
-        return f"stat:{','.join(self.events)}"
+    @property
+    def leaders_sample(self) -> tuple[bool, ...]:
+        """For each of :attr:`groups`, whether its first event alone samples, and the others are read then (``:S``)."""
+        return tuple(element.startswith("{") and "S" in element.rpartition("}")[2] for element in self.events)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All events, one after the other."""
+        return tuple(name for group in self.groups for name in group)
+
+
+def _task(switches: int | None, threads: bool) -> str:
+    if switches is None:
+        return ""
+    return (f":task={switches}" if switches else ":task") + (":threads" if threads else "")
+
+
+def _checked_task(task: int | None, threads: bool) -> int | None:
+    if not isinstance(threads, bool):
+        raise ScenarioError(f"threads must be true or false, not {threads!r}")
+    if threads and task is None:
+        raise ScenarioError("threads are those of a task; give task, the context switches per second")
+    return None if task is None else _option("task", task, 0, 100_000, " switches")
 
 
 @dataclass(frozen=True)
-class PerfRecord:
-    """``perf record -a -c period`` in the guest: a PMI and a sample every ``period`` occurrences.
+class PerfStat(_Events):
+    """``perf stat`` in the guest: counts from the first to the last cycle.
 
     Parameters
     ----------
     events : sequence of str
-        Events as perf writes them.
-    period : int
-        1 to 2**47 - 1 occurrences.
+        Events as perf writes them; ``{a,b}`` is a group, which is on the PMU as a whole or not at all.
+    interval : int
+        Milliseconds between two readings (``perf stat -I``), 1 to 1,000,000; 0: only at the end.
+    task : int, optional
+        Counts one task instead of the CPU (no ``-a``), with so many context switches per second; each takes the task
+        off the CPU, or back.
+    threads : bool
+        Each context switch is from one thread of the task to another: Linux swaps their contexts, and all is counted.
 
     Raises
     ------
     UnknownName, ScenarioError
-        For events that are not simulated, or a period out of range.
+        For events that are not simulated, or an option out of range.
+    """
+
+    events: tuple[str, ...]
+    interval: int
+    task: int | None
+    threads: bool
+
+    def __init__(
+        self, events: Sequence[str], *, interval: int = 0, task: int | None = None, threads: bool = False
+    ) -> None:
+        object.__setattr__(self, "interval", _option("interval", interval, 0, 1_000_000, " milliseconds"))
+        object.__setattr__(self, "task", _checked_task(task, threads))
+        object.__setattr__(self, "threads", threads)
+        object.__setattr__(self, "events", _events(events))
+        if any(self.leaders_sample):
+            raise ScenarioError(f"group {self.events[self.leaders_sample.index(True)]!r}: S samples; use record")
+
+    def __str__(self) -> str:
+        interval = f":interval={self.interval}" if self.interval else ""
+        return f"stat:{','.join(self.events)}{interval}{_task(self.task, self.threads)}"
+
+
+@dataclass(frozen=True)
+class PerfRecord(_Events):
+    """``perf record`` in the guest: a PMI and a sample every ``period`` occurrences, or ``freq`` times a second.
+
+    Parameters
+    ----------
+    events : sequence of str
+        Events as perf writes them; ``{a,b}`` is a group; in ``{a,b}:S`` only a samples, and b is read with each sample.
+    period : int
+        1 to 2**47 - 1 occurrences (``-c``); 0: by frequency.
+    freq : int
+        1 to 100,000 samples per second (``-F``), to which Linux adapts the period; 0: by period.
+    task : int, optional
+    threads : bool
+        As in :class:`PerfStat`.
+    throttle : bool
+        The guest's tick limits how many samples come, as it always does with ``freq``.
+
+    Raises
+    ------
+    UnknownName, ScenarioError
+        For events that are not simulated, or an option out of range.
     """
 
     events: tuple[str, ...]
     period: int
+    freq: int
+    task: int | None
+    threads: bool
+    throttle: bool
 
-    def __init__(self, events: Sequence[str], period: int) -> None:
-        if isinstance(period, bool) or not isinstance(period, int) or not 1 <= period < 1 << 47:
-            raise ScenarioError(f"period {period!r} must be an integer from 1 to 2**47 - 1")
+    def __init__(
+        self,
+        events: Sequence[str],
+        period: int = 0,
+        *,
+        freq: int = 0,
+        task: int | None = None,
+        threads: bool = False,
+        throttle: bool = False,
+    ) -> None:
+        if freq:
+            _option("freq", freq, 1, MAX_SAMPLE_RATE, " samples per second (kernel.perf_event_max_sample_rate)")
+            if period:
+                raise ScenarioError(f"give period ({period!r}) or freq ({freq!r}), not both")
+        else:
+            _option("period", period, 1, (1 << 47) - 1, "")
+        if not isinstance(throttle, bool):
+            raise ScenarioError(f"throttle must be true or false, not {throttle!r}")
+        object.__setattr__(self, "task", _checked_task(task, threads))
+        object.__setattr__(self, "threads", threads)
         object.__setattr__(self, "events", _events(events))
         object.__setattr__(self, "period", period)
+        object.__setattr__(self, "freq", freq)
+        object.__setattr__(self, "throttle", throttle)
 
     def __str__(self) -> str:
-        return f"record:{','.join(self.events)}:period={self.period}"
+        how = f"freq={self.freq}" if self.freq else f"period={self.period}"
+        limit = ":throttle" if self.throttle else ""
+        return f"record:{','.join(self.events)}:{how}{limit}{_task(self.task, self.threads)}"
 
 
-GuestPerf = PerfStat | PerfRecord
+@dataclass(frozen=True)
+class GuestWatchdog(_Events):
+    """The guest's own NMI watchdog: a pinned cycles event with a period of ten seconds.
+
+    Linux turns it off in KVM guests unless ``nmi_watchdog=1`` is on its command line.
+    """
+
+    events: tuple[str, ...] = ("cycles",)
+    task: int | None = None
+    threads: bool = False
+
+    #: Sysctl kernel.watchdog_thresh, in seconds of unhalted cycles.
+    THRESHOLD: ClassVar[int] = 10
+
+    def __str__(self) -> str:
+        return "watchdog"
+
+
+GuestPerf = PerfStat | PerfRecord | GuestWatchdog
 #: perf_event_max_sample_rate, samples per second, as Linux has it by default.
 MAX_SAMPLE_RATE = 100_000
 #: watchdog_thresh.
@@ -167,20 +312,24 @@ class HostEvent:
 WATCHDOG = HostEvent("cycles", name="watchdog")
 
 
-def _split(text: str, separator: str) -> list[str]:
-    """Split outside ``/…/`` and ``{…}``."""
-    parts, depth, slashed, start = [], 0, False, 0
-    for i, character in enumerate(text):
-        slashed ^= character == "/"
-        depth += (character == "{") - (character == "}")
-        if character == separator and not depth and not slashed:
-            parts.append(text[start:i])
-            start = i + 1
-    return [*parts, text[start:]]
+_OPTIONS = {
+    "stat": ("interval", "task", "threads"),
+    "record": ("period", "freq", "task", "threads", "throttle"),
+}
+
+
+def _integer(spec: str, key: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ScenarioError(f"guest perf {spec!r}: {key} {text!r} is no integer") from None
 
 
 def parse_guest_perf(spec: str) -> GuestPerf:
-    """Parse ``stat:EVENT,…`` or ``record:EVENT,…:period=N``.
+    """Parse ``stat:EVENT,…[:interval=MS]``, ``record:EVENT,…:period=N``, ``record:EVENT,…:freq=HZ`` or ``watchdog``.
+
+    ``:task`` or ``:task=SWITCHES`` counts one task, with ``:threads`` one that switches between its threads;
+    ``:throttle`` limits the samples of a period.
 
     Raises
     ------
@@ -188,35 +337,51 @@ def parse_guest_perf(spec: str) -> GuestPerf:
         With what to write instead.
     """
     head, *rest = _split(spec, ":")
-    if head not in ("stat", "record"):
-        raise UnknownName("guest perf command", head, ("stat", "record"))
+    if spec == "watchdog":
+        return GuestWatchdog()
+    if head == "watchdog":
+        raise ScenarioError(f"guest perf {spec!r}: watchdog takes no events and no options")
+    if head not in _OPTIONS:
+        raise UnknownName("guest perf command", head, (*_OPTIONS, "watchdog"))
     options: dict[str, str] = {}
-    while len(rest) > 1 and "=" in rest[-1] and "/" not in rest[-1]:
+    while len(rest) > 1 and (rest[-1] in ("task", "threads", "throttle") or ("=" in rest[-1] and "/" not in rest[-1])):
         key, _, value = rest.pop().partition("=")
         if key in options:
-            raise ScenarioError(f"guest perf {spec!r}: {key}= is given twice")
+            raise ScenarioError(f"guest perf {spec!r}: {key} is given twice")
         options[key] = value
     names = _split(":".join(rest), ",")
     if not all(names):
         raise ScenarioError(f"guest perf {spec!r} names no event; write {head}:instructions,cycles")
-    if any(name.startswith("{") for name in names):
-        raise ScenarioError(f"guest perf {spec!r}: event groups are not simulated yet; list the events")
     for key in options:
-        if key in ("freq", "interval"):
-            raise ScenarioError(f"guest perf {spec!r}: {key}= is not simulated yet; use stat:… or record:…:period=N")
-        if key == "period" and head == "stat":
-            raise ScenarioError(f"guest perf {spec!r}: period= samples; write record:{','.join(names)}:period=N")
-        if key != "period":
-            raise UnknownName("guest perf option", key, ("period",) if head == "record" else ("(none)",))
+        if key in ("period", "freq") and head == "stat":
+            raise ScenarioError(f"guest perf {spec!r}: {key}= samples; write record:{','.join(names)}:{key}=N")
+        if key not in _OPTIONS[head]:
+            raise UnknownName("guest perf option", key, _OPTIONS[head])
+    for key in ("threads", "throttle"):
+        if options.get(key):
+            raise ScenarioError(f"guest perf {spec!r}: {key} takes no value")
+    threads = "threads" in options
+    task = _integer(spec, "task", options["task"] or "0") if "task" in options else None
+    numbers = {key: _integer(spec, key, options[key]) for key in ("interval", "period", "freq") if key in options}
     if head == "stat":
-        return PerfStat(names)
-    if "period" not in options:
-        raise ScenarioError(f"guest perf {spec!r} needs a period; write record:{','.join(names)}:period=1000000")
-    try:
-        period = int(options["period"])
-    except ValueError:
-        raise ScenarioError(f"guest perf {spec!r}: period {options['period']!r} is no integer") from None
-    return PerfRecord(names, period)
+        return PerfStat(names, interval=numbers.get("interval", 0), task=task, threads=threads)
+    if not numbers:
+        raise ScenarioError(
+            f"guest perf {spec!r} needs a period or a frequency; write record:{','.join(names)}:period=1000000 "
+            "or :freq=4000"
+        )
+    if len(numbers) > 1:
+        raise ScenarioError(f"guest perf {spec!r}: give period= or freq=, not both")
+    (key,) = numbers
+    _option(key, numbers[key], 1, MAX_SAMPLE_RATE if key == "freq" else (1 << 47) - 1, "")
+    return PerfRecord(
+        names,
+        numbers.get("period", 0),
+        freq=numbers.get("freq", 0),
+        task=task,
+        threads=threads,
+        throttle="throttle" in options,
+    )
 
 
 def parse_host_perf(spec: str) -> HostEvent:

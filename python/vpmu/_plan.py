@@ -163,7 +163,26 @@ class Trace:
 class PlannedGuestEvent:
     """An event of the guest's perf on its counter.
 
-    ``counter`` is the GP index, or 32 + m for fixed counter m. ``period`` is 0 for counting.
+    Parameters
+    ----------
+    counter : int
+        GP index, or 32 + m for fixed counter m; -1 if it takes what is free when its turn comes.
+    period : int
+        0 for counting; with ``frequency`` the first one.
+    gp_mask, fixed_mask : int
+        Counters that it may use; both 0: ``counter`` alone.
+    frequency : int
+        Samples per second; 0: the period is fixed.
+    leader : int
+        Index of its group's first event, -1 without a group; a group's events follow each other.
+    pinned : bool
+        A counter of the guest's kernel that always counts: the NMI watchdog.
+    task : bool
+        Of a task, which context switches take off the CPU; otherwise of the CPU.
+    interval : bool
+        Read by the interval timer.
+    reads_group : bool
+        Its samples have the counts of all events of its group.
     """
 
     event: int
@@ -172,6 +191,47 @@ class PlannedGuestEvent:
     user: bool
     kernel: bool
     period: int
+    gp_mask: int = 0
+    fixed_mask: int = 0
+    frequency: int = 0
+    leader: int = -1
+    pinned: bool = False
+    task: bool = False
+    interval: bool = False
+    reads_group: bool = False
+
+
+@dataclass(frozen=True)
+class GuestKernel:
+    """What the guest's kernel does by the clock.
+
+    Parameters
+    ----------
+    core_hz : int
+        Wall cycles per second.
+    hz : int
+        Ticks per second; 0 if no event needs one.
+    tick_per_event : bool
+        A tick disables and enables the PMU for each event (before Linux 6.10).
+    rotation_ms, interval_ms : int
+        Of multiplexing and of ``perf stat -I``; 0: never.
+    switches : int
+        Context switches per second.
+    clones : bool
+        They are between threads of the task, whose contexts Linux swaps.
+    max_sample_rate, cpu_time_max_percent : int
+        Sysctls ``kernel.perf_event_max_sample_rate`` and ``kernel.perf_cpu_time_max_percent``.
+    """
+
+    core_hz: int = 1_000_000_000
+    hz: int = 0
+    tick_per_event: bool = False
+    rotation_ms: int = 0
+    interval_ms: int = 0
+    switches: int = 0
+    clones: bool = False
+    max_sample_rate: int = 100_000
+    cpu_time_max_percent: int = 25
 
 
 @dataclass(frozen=True)
@@ -263,6 +323,8 @@ class Plan:
         The host's tick, in wall cycles and in nanoseconds.
     max_samples_per_tick : int
         Samples of one host event in one tick after which it is throttled.
+    guest_kernel : GuestKernel
+        Timers of the guest's kernel.
     event_filter : PlannedFilter or None
         In place before the vCPU runs.
     filter_changes : tuple of (int, PlannedFilter)
@@ -303,6 +365,7 @@ class Plan:
     tick: int = 1 << 23
     tick_ns: int = 4_000_000
     max_samples_per_tick: int = 400
+    guest_kernel: GuestKernel = GuestKernel()
     event_filter: PlannedFilter | None = None
     filter_changes: tuple[tuple[int, PlannedFilter], ...] = ()
     reactions: str = ""

@@ -20,7 +20,9 @@ CAUSES: dict[str, str] = {
     "host_stale": "hardware counted for a host event where its attributes exclude it",
     "filtered": "the VM's event filter denied the event, or the fixed counter, of a guest counter",
     "period_rejected": "host perf refused the event that backs a guest counter: its period was too short",
-    "wrong_counter": "a guest counter's selector was on a hardware counter that counts something else",
+    "wrong_counter": "a guest counter's selector was put on a hardware counter that counts something else",
+    "multiplexed": "a guest event waited for its turn: there are more events than counters",
+    "throttled": "the guest's kernel had stopped an event with too many samples up to its next tick",
 }
 
 #: How a note begins that the kernel would give as a WARN().
@@ -47,15 +49,21 @@ class Counter:
     losses, gains : mapping of str to int
         Occurrences by cause; value = ideal - sum(losses) + sum(gains).
     flags : tuple of str
-        "exact" if and only if value == ideal; "lost", "overcounted", "never-scheduled", "multiplexed" (it shared
-        its counter with others), "filtered", "hypothetical".
+        "exact" if and only if value == ideal; "lost", "overcounted", "never-scheduled", "filtered", "hypothetical";
+        "multiplexed": it took turns with others; "throttled": it was stopped for its many samples.
     reason : str
         Why it is off, in a sentence; empty if it is exact.
     samples : int
         Samples taken, for a sampling event.
+    samples_expected : int
+        Periods that have ended; those without a sample are lost.
+    samples_late : int
+        Wall cycles from overflow to sample, of all samples together.
+    throttled : int
+        How often the guest's kernel has stopped it.
     enabled, running : int
-        Of a host event: cycles of its context in which it was enabled, and in which it had a counter; perf's
-        ``value * enabled / running`` is :attr:`scaled`.
+        For how long it was enabled, and had a counter: in nanoseconds for a guest event, in cycles of its context for
+        a host event.
     """
 
     event: str
@@ -66,6 +74,9 @@ class Counter:
     flags: tuple[str, ...]
     reason: str
     samples: int = 0
+    samples_expected: int = 0
+    samples_late: int = 0
+    throttled: int = 0
     enabled: int = 0
     running: int = 0
 
@@ -78,6 +89,19 @@ class Counter:
     def scaled(self) -> int | None:
         """What ``perf stat`` prints for an event that had to share its counter; None if it never ran."""
         return self.value * self.enabled // self.running if self.running else None
+
+    def perf(self) -> dict[str, Any]:
+        """What the guest's perf did for it, as in the ledger of the command line."""
+        return {
+            "event": self.event,
+            "samples": self.samples,
+            "samples_expected": self.samples_expected,
+            "samples_late": self.samples_late,
+            "throttled": self.throttled,
+            "enabled": self.enabled,
+            "running": self.running,
+            "scaled": self.scaled,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """As in the JSON of the command line."""
@@ -346,6 +370,8 @@ class Result:
             "switches": self.raw["switches"],
             "refused_fastpaths": self.raw["refused"],
             "guest_pmi_handlers": self.raw["handlers"],
+            "guest_timers": dict(self.raw["guest_timers"]),
+            "guest_perf": [counter.perf() for counter in self.counters],
             "reprograms": self.raw["reprograms"],
             "perf_events_created": self.raw["creates"],
             "host_rotations": self.raw["rotations"],

@@ -18,19 +18,21 @@ from ._designs import Design, GuestPmu
 from ._errors import ScenarioError
 from ._event_files import with_event_file
 from ._event_filter import EventFilter
-from ._events import CODES, EVENTS, Event, allowed_counters, parse_event, place
+from ._events import CODES, EVENTS, Event, allowed_counters
 from ._exits import KINDS
+from ._guest_perf import Request, check_perfs, guest_kernel, placement, planned_events, requests
 from ._perf import (
     MAX_SAMPLE_RATE,
     WATCHDOG,
     GuestPerf,
+    GuestWatchdog,
     HostEvent,
     PerfRecord,
     PerfStat,
     parse_guest_perf,
     parse_host_perf,
 )
-from ._plan import ACTIVITIES, Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
+from ._plan import ACTIVITIES, Plan, PlannedExit, PlannedHostEvent, Stream, Trace
 from ._recorded import Recorded, positive_seconds
 from ._registry import design
 from ._workload import EventRates, Workload, check_integer
@@ -57,7 +59,7 @@ class Scenario:
         A design, or ``NAME[,key=value…]``.
     workload : str, Workload or Recorded
         Built-in name, a workload, or what :func:`read_recording` returned.
-    guest_perf : sequence of PerfStat, PerfRecord or str
+    guest_perf : sequence of PerfStat, PerfRecord, GuestWatchdog or str
         Who counts in the guest; ``()`` for nobody.
     host_perf : sequence of HostEvent or str
         The host's own events.
@@ -82,6 +84,10 @@ class Scenario:
     host_hz : {100, 250, 300, 1000}
         The host kernel's CONFIG_HZ: host events take turns every 1000 // host_hz milliseconds (Linux
         PERF_CPU_HRTIMER), and perf adapts periods on the tick.
+    guest_hz : {100, 250, 300, 1000}
+        CONFIG_HZ of the guest's Linux: its tick adapts periods and throttles, and sets how often events take turns.
+    guest_kernel : str
+        Version of the guest's Linux, from ``"6.2"``: 6.10 has fewer accesses in a tick, 6.14 starts at longer periods.
 
     Raises
     ------
@@ -103,6 +109,8 @@ class Scenario:
     host_hz: int = 250
     events_file: str = ""
     enable_mediated_pmu: bool = True
+    guest_hz: int = 250
+    guest_kernel: str = "6.14"
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -122,7 +130,8 @@ class Scenario:
         put("guest_perf", _listed("guest_perf", self.guest_perf, parse_guest_perf, "stat:instructions,cycles"))
         put("host_perf", _listed("host_perf", self.host_perf, parse_host_perf, "cycles:pinned"))
         for guest_perf in self.guest_perf:
-            _check_type("guest_perf", guest_perf, PerfStat, PerfRecord)
+            _check_type("guest_perf", guest_perf, PerfStat, PerfRecord, GuestWatchdog)
+        check_perfs(self.guest_perf, self.guest_hz, self.guest_kernel)
         for host_perf in self.host_perf:
             _check_type("host_perf", host_perf, HostEvent)
         if len(self.host_perf) > MAX_HOST_PERF:
@@ -177,15 +186,13 @@ class Scenario:
         costs = self.cpu.known_costs()
         return costs.override(self.costs) if self.costs else costs
 
+    def guest_requests(self) -> tuple[Request, ...]:
+        """Events of the guest's perf, in the order in which they are opened; none in design ``none``."""
+        return requests(self.guest_perf) if self.design.has_guest_pmu else ()
+
     def guest_events(self) -> tuple[tuple[Event, int], ...]:
-        """Events of the guest's perf with their period, 0 for counting; none in design ``none``."""
-        if not self.design.has_guest_pmu:
-            return ()
-        return tuple(
-            (parse_event(text), perf.period if isinstance(perf, PerfRecord) else 0)
-            for perf in self.guest_perf
-            for text in perf.events
-        )
+        """The same with their fixed period, 0 for all that do not have one."""
+        return tuple((request.event, request.fixed_period) for request in self.guest_requests())
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that makes a run again, the design apart; plain values, as JSON has them."""
@@ -204,11 +211,13 @@ class Scenario:
             "host_hz": self.host_hz,
             "events_file": self.events_file,
             "enable_mediated_pmu": self.enable_mediated_pmu,
+            "guest_hz": self.guest_hz,
+            "guest_kernel": self.guest_kernel,
         }
 
     def placement(self) -> tuple[int, ...]:
-        """Counters of the guest events: GP index, or 32 + m."""
-        return place([event for event, _ in self.guest_events()], self.guest_cpu)
+        """Counters of the guest events: GP index, or 32 + m; -1 for all if they must take turns."""
+        return placement(self.guest_requests(), self.guest_cpu)
 
     def filter_changes(self) -> tuple[tuple[int, EventFilter], ...]:
         """The design's event filters, each with the wall cycle from which it holds."""
@@ -378,14 +387,8 @@ def plan(scenario: Scenario) -> Plan:
         raise ScenarioError(
             f"host perf on a CPU without full-width counter writes ({scenario.cpu.name}) is not simulated yet"
         )
-    guest_events = []
-    if design.has_guest_pmu:
-        for (event, period), counter in zip(scenario.guest_events(), scenario.placement(), strict=True):
-            longest = (1 << (guest.gp_width - 1 if guest.full_width_writes else 31)) - 1
-            if period > longest:
-                raise ScenarioError(f"period {period} is above {longest}, the longest that {guest.name} can arm")
-            selector = event.selector_code | event.user << 16 | event.kernel << 17 | 1 << 20
-            guest_events.append(PlannedGuestEvent(event.index, selector, counter, event.user, event.kernel, period))
+    core_hz = scenario.cpu.core_hz.value
+    guest_events = planned_events(scenario.guest_requests(), guest, core_hz, scenario.guest_kernel)
     costs = scenario.cost_model()
     filters = [(at, made.planned()) for at, made in scenario.filter_changes()]
     first = filters.pop(0)[1] if filters and not design.filters()[0][0] else None
@@ -406,7 +409,7 @@ def plan(scenario: Scenario) -> Plan:
         wall=wall,
         trace=trace,
         seeds=_seeds(scenario.seed),
-        guest_events=tuple(guest_events),
+        guest_events=guest_events,
         host_events=host,
         sequence=design.switch(),
         owns_hardware=design.owns_hardware,
@@ -416,6 +419,7 @@ def plan(scenario: Scenario) -> Plan:
         tick=scenario.cpu.core_hz.value // scenario.host_hz,
         tick_ns=10**9 // scenario.host_hz,
         max_samples_per_tick=-(-MAX_SAMPLE_RATE // scenario.host_hz),
+        guest_kernel=guest_kernel(scenario.guest_perf, guest_events, core_hz, scenario.guest_hz, scenario.guest_kernel),
         event_filter=first,
         filter_changes=tuple(filters),
         reactions=design.reactions,

@@ -134,6 +134,10 @@ def _flags(row: dict[str, Any], extra: tuple[str, ...]) -> tuple[str, ...]:
         flags.append("lost")
     if row["gains"]:
         flags.append("overcounted")
+    if row.get("running", 0) < row.get("enabled", 0) or "multiplexed" in row["losses"]:
+        flags.append("multiplexed")
+    if row.get("throttles"):
+        flags.append("throttled")
     filtered = "filtered" in row["losses"]
     if ideal and not row.get("scheduled", row.get("running") != 0):
         # A counter that the filter has never let count has not been refused by host perf.
@@ -148,7 +152,8 @@ def _flags(row: dict[str, Any], extra: tuple[str, ...]) -> tuple[str, ...]:
 def _guest_counter(
     i: int, place: int, row: dict[str, Any], scenario: Scenario, raw: dict[str, Any], extra: tuple[str, ...]
 ) -> Counter:
-    event = scenario.guest_events()[i][0].text
+    request = scenario.guest_requests()[i]
+    event = "watchdog" if request.pinned else request.event.text
     reasons = []
     if "not_scheduled" in row["losses"]:
         reasons.append(guest_starved(i, row, scenario, raw))
@@ -163,9 +168,26 @@ def _guest_counter(
         reasons.append("instructions that the hypervisor emulated were not added to it")
     if "emulated_instruction" in row["gains"]:
         reasons.append("emulated instructions were added while it should not have counted")
+    if "multiplexed" in row["losses"]:
+        share = row["running"] / row["enabled"] if row["enabled"] else 0
+        reasons.append(f"there are more events than counters, and it had one in {share:.0%} of its time")
+    if "throttled" in row["losses"]:
+        reasons.append("the guest's kernel stopped it for its many samples up to the next tick")
     why = "; ".join(reasons)
     return Counter(
-        event, row["value"], row["ideal"], row["losses"], row["gains"], _flags(row, extra), why, row["samples"]
+        event,
+        row["value"],
+        row["ideal"],
+        row["losses"],
+        row["gains"],
+        _flags(row, extra),
+        why,
+        row["samples"],
+        row["expected"],
+        row["late"],
+        row["throttles"],
+        row["enabled"],
+        row["running"],
     )
 
 
@@ -250,10 +272,18 @@ def _notes(scenario: Scenario, forced: str, counters: tuple[Counter, ...], raw: 
     if counters and 100 * scenario.end_cycles < hz:
         notes.append("in less than 10 ms the set-up of guest perf weighs heavily")
     why = "a PMI was lost, so nobody armed the counter again" if lost else "the period is shorter than a PMI takes"
+    turns = "ticks, rotations and switches reload a counter before its PMI is handled"
     for (_, period), counter in zip(scenario.guest_events(), counters, strict=True):
         if period and counter.samples < counter.value // period - 1:
             notes.append(
-                f"{counter.event}: {counter.samples} samples where {counter.value // period} periods went by: {why}"
+                f"{counter.event}: {counter.samples} samples where {counter.value // period} periods went by: "
+                + (turns if "multiplexed" in counter.losses and not lost else why)
+            )
+    for request, counter in zip(scenario.guest_requests(), counters, strict=True):
+        if request.frequency and counter.samples < counter.samples_expected - 1:
+            notes.append(
+                f"{counter.event}: {counter.samples} samples where {counter.samples_expected} periods went by: "
+                + (why if lost else turns)
             )
     if forced:
         notes.append(f"hypothetical: {forced}")

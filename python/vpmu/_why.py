@@ -36,7 +36,7 @@ def who_has(name: str, scenario: Scenario, raw: Mapping[str, Any], me: int) -> s
     if not may_use:
         return f"no counter of {scenario.cpu.name} can count it"
     own = [str(event) for event in scenario.host_perf[: len(raw["host"])]]
-    names = [*own, *(f"guest {event.text}" for event, _ in scenario.guest_events())]
+    names = [*own, *(f"guest {request.event.text}" for request in scenario.guest_requests())]
     held = {counter: names[i] for i, counter in enumerate(raw["holders"]) if counter is not None and i != me}
     owners: dict[str, list[int]] = {}
     for counter in may_use:
@@ -51,7 +51,7 @@ def _milliseconds(cycles: int, scenario: Scenario) -> str:
 
 def guest_starved(i: int, row: Mapping[str, Any], scenario: Scenario, raw: Mapping[str, Any]) -> str:
     """Why guest event i, backed by a pinned host event, lost counts."""
-    event, _ = scenario.guest_events()[i]
+    event = scenario.guest_requests()[i].event
     share = row["losses"]["not_scheduled"] / row["ideal"]
     where = who_has(event.name, scenario, raw, len(raw["host"]) + i)
     first = [

@@ -74,8 +74,11 @@ def _parser() -> argparse.ArgumentParser:
         "--guest-perf",
         action="append",
         metavar="SPEC",
-        help=f"stat:EVENT,… or record:EVENT,…:period=N; may be repeated; {DEFAULT_GUEST_PERF}",
+        help="stat:EVENT,…[:interval=MS], record:EVENT,…:period=N (or :freq=HZ) or watchdog; {EVENT,…} is a group; "
+        f":task=N counts one task with N switches a second; may be repeated; {DEFAULT_GUEST_PERF}",
     )
+    c.add_argument("--guest-hz", type=int, default=250, metavar="N", help="CONFIG_HZ of the guest's Linux; 250")
+    c.add_argument("--guest-kernel", default="6.14", metavar="V", help="version of the guest's Linux; 6.14")
     c.add_argument(
         "--host-perf",
         action="append",
@@ -259,6 +262,8 @@ def _compare(args: argparse.Namespace) -> int:
         enable_mediated_pmu=not args.no_mediated_pmu,
         host_hz=args.host_hz,
         events_file=args.events_file or "",
+        guest_hz=args.guest_hz,
+        guest_kernel=args.guest_kernel,
     )
     console: Any = _console() if args.format == "table" else None  # before the work, in case rich is missing
     with progress_bar() as progress:

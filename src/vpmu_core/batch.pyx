@@ -102,8 +102,9 @@ cdef void _set_parameters(machine_t *m, const uint32_t *columns, Py_ssize_t n, c
             m.end = row[i]
         elif columns[i] == PERIOD:
             for event in range(m.guest_events):
-                if m.guest_event[event].sampling:
+                if m.guest_event[event].sampling and not m.guest_event[event].pinned:
                     m.guest_event[event].perf.period = m.guest_event[event].perf.period_left = row[i]
+                    m.guest_event[event].last_period = row[i]
         elif columns[i] == SKID_MINIMUM:
             m.skid_minimum = row[i]
         elif columns[i] == SKID_MAXIMUM:

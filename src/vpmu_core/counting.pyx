@@ -7,7 +7,7 @@ from vpmu_core.activity cimport between, between_short, occurrences
 from vpmu_core.hostsched cimport TASK
 from vpmu_core.lanes cimport advance_lanes
 from vpmu_core.unit cimport (
-    EVENT_INSTRUCTIONS, FIXED_LANES, FIXED_SLOT, GP_LANES, SLOTS, bits_of, enabled, pmu_t, width_mask,
+    EVENT_INSTRUCTIONS, FIXED_LANES, FIXED_SLOT, GP_LANES, SELECTOR_OS, SELECTOR_USR, SLOTS, bits_of, enabled, pmu_t, width_mask,
     write_fixed_ctr_ctrl, write_selector,
 )
 from vpmu_core.random cimport sfc64_next
@@ -187,6 +187,17 @@ cdef uint32_t _own_slots(const machine_t *m) noexcept nogil:
     return slots
 
 
+cdef void _note_overflows(machine_t *m, uint32_t wrapped) noexcept nogil:
+    """When each guest counter overflowed: the one with the same number, or the one that a host event backs."""
+    cdef int slot, i, counter
+    while wrapped:
+        slot = counter = lowest_bit(wrapped)
+        wrapped &= wrapped - 1
+        for i in range(m.host_events):
+            if m.host_event[i].guest_slot >= 0 and m.host_event[i].slot == slot:
+                counter = m.host_event[i].guest_slot
+        m.overflow_at[counter] = m.wall
+
 cdef void _rate_counted(machine_t *m, int a, uint32_t on) noexcept nogil:
     """Bring counted_rate of a guest activity up to date with the slots that count it."""
     cdef int slot
@@ -283,6 +294,7 @@ cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept no
     if kind == WORK:
         m.work += cycles
     if wrapped:
+        _note_overflows(m, wrapped)
         # SDM vol. 3B: STATUS is set on a wrap whatever INT; INT decides whether a PMI is requested.
         m.hardware.global_status |= bits_of(wrapped)
         wrapped &= m.hardware.interrupt
@@ -325,6 +337,27 @@ cdef void advance_to_now(const machine_t *m, pmu_t *pmu, uint64_t *clock) noexce
     _read_clocks(m, clock)
 
 
+cdef void _meter_absent(machine_t *m, bint on) noexcept nogil:
+    """GLOBAL_CTRL turns: what a counter of its own would count for each event that has none or is stopped."""
+    cdef guest_event_t *e
+    cdef uint64_t n
+    cdef int i
+    for i in range(m.guest_events):
+        e = &m.guest_event[i]
+        if on and e.absent and not e.absent_metered:
+            e.absent_metered = 1
+            _read_clocks(m, e.absent_clock)
+            e.absent_retired[0], e.absent_retired[1] = m.retired[0], m.retired[1]
+        elif not on and e.absent_metered:
+            e.absent_metered = 0
+            n = _since(m, e.event, e.selector & SELECTOR_USR, e.selector & SELECTOR_OS, e.absent_clock)
+            if e.event == EVENT_INSTRUCTIONS:
+                n += m.retired[0] - e.absent_retired[0] if e.selector & SELECTOR_OS else 0
+                n += m.retired[1] - e.absent_retired[1] if e.selector & SELECTOR_USR else 0
+            e.ideal += n
+            e.losses[e.absent] += n
+
+
 cdef void apply_ideal(machine_t *m, access_t *a) noexcept nogil:
     """The same access on the PMU that this guest alone would own."""
     a.applied = 1
@@ -339,6 +372,7 @@ cdef void apply_ideal(machine_t *m, access_t *a) noexcept nogil:
         write_fixed_ctr_ctrl(&m.ideal, a.value)
     elif a.access == ACCESS_GLOBAL_CTRL:
         m.ideal.global_ctrl = a.value
+        _meter_absent(m, a.value != 0)
     elif a.access == ACCESS_RDPMC:
         a.ideal = m.ideal.counter[a.slot]
     if m.filter != NULL:

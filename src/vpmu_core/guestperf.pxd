@@ -3,5 +3,6 @@ from vpmu_core.state cimport machine_t
 
 cdef void set_up(machine_t *m) noexcept nogil
 cdef void pmi_handler(machine_t *m) noexcept nogil
+cdef void serve_timers(machine_t *m) noexcept nogil
 cdef void read_out(machine_t *m) noexcept nogil
 cdef void run_program(machine_t *m) noexcept nogil

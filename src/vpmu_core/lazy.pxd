@@ -1,7 +1,7 @@
 # The lazy engine: jumps over exits that change nothing but clocks and tallies.
-from vpmu_core._types cimport uint32_t, uint64_t
+from vpmu_core._types cimport int8_t, uint32_t, uint64_t
 from vpmu_core.unit cimport SLOTS
-from vpmu_core.state cimport ACTIVITIES, OP_CLASSES, ORIGINS, SPENT, machine_t
+from vpmu_core.state cimport ACTIVITIES, MAX_GUEST_EVENTS, OP_CLASSES, ORIGINS, SPENT, machine_t
 
 cdef enum:  # usable_t
     UNKNOWN = 0  # for the present state; to be found out
@@ -25,6 +25,7 @@ cdef struct summary_t:  # what one exit of a kind does, found by running it once
     uint64_t spent[SPENT]
     uint64_t switches
     uint64_t refused
+    uint64_t retired[2]
     uint32_t counted  # hardware slots that the emulated instruction advances
     uint32_t counted_ideally
     uint32_t filtered  # guest events for whose denied counter the emulated instruction is lost
@@ -48,6 +49,7 @@ cdef struct state_key_t:  # what a summary depends on; counters only as far as t
     uint32_t denied
     uint32_t in_use
     int host_events
+    int8_t counts[MAX_GUEST_EVENTS]  # slot of each guest event that is active, -1 otherwise
     bint ledger_stale
     bint blind
 

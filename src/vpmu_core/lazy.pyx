@@ -44,7 +44,7 @@ cdef inline bint _uneventful(const machine_t *m) noexcept nogil:
 
 
 cdef void _read_key(const machine_t *m, state_key_t *key) noexcept nogil:
-    cdef int slot
+    cdef int slot, i
     memset(key, 0, sizeof(state_key_t))
     memcpy(key.selector, m.hardware.selector, sizeof(key.selector))
     memcpy(key.guest_selector, m.guest.selector, sizeof(key.guest_selector))
@@ -66,6 +66,8 @@ cdef void _read_key(const machine_t *m, state_key_t *key) noexcept nogil:
     key.denied = m.denied
     for slot in range(SLOTS):
         key.nonzero |= <uint32_t>(m.hardware.counter[slot] != 0) << slot
+    for i in range(m.guest_events):
+        key.counts[i] = m.guest_event[i].slot if m.guest_event[i].active else -1
 
 
 cdef inline bint _same_registers(const pmu_t *a, const pmu_t *b) noexcept nogil:
@@ -176,6 +178,8 @@ cdef void _summarise(machine_t *m, uint32_t kind) noexcept nogil:
     s.runs[0] = copy.runs[PHASE_RUN][0] - m.runs[PHASE_RUN][0]
     s.runs[1] = copy.runs[PHASE_RUN][1] - m.runs[PHASE_RUN][1]
     s.refused = copy.refused - m.refused
+    s.retired[0] = copy.retired[0] - m.retired[0]
+    s.retired[1] = copy.retired[1] - m.retired[1]
     # One cycle of handling shows whose clock pays for it, one of idling whether blocking does anything.
     _exit_on_copy(m, copy, e, 1, 0)
     s.handling_activity = BLIND if copy.clock[BLIND] - m.clock[BLIND] > s.clock[BLIND] else HYPERVISOR
@@ -261,6 +265,8 @@ cdef void _add_summary(machine_t *m, const summary_t *s, uint64_t n) noexcept no
     m.runs[PHASE_RUN][0] += n * s.runs[0]
     m.runs[PHASE_RUN][1] += n * s.runs[1]
     m.refused += n * s.refused
+    m.retired[0] += n * s.retired[0]
+    m.retired[1] += n * s.retired[1]
     _add_emulated(&m.hardware, s.counted, n)
     _add_emulated(&m.ideal, s.counted_ideally, n)
     for i in range(m.guest_events if s.filtered else 0):
@@ -486,7 +492,7 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
     course.running = m.wall - course.idle
     course.most_work = m.work + min(horizon, NEVER - m.work)
     course.most_running = m.next_wall
-    course.end = min(min(m.end, m.filter_due), min(m.next_mux, m.next_tick))
+    course.end = min(min(m.end, m.filter_due), min(min(m.next_mux, m.next_tick), m.next_timer))
     if m.work + m.left >= course.most_work:
         return 0
     if m.trace.gap != NULL:

@@ -3,7 +3,9 @@ from vpmu_core._types cimport uint64_t
 from vpmu_core.lazy cimport lazy_t
 from vpmu_core.registers cimport RegisterFile
 from vpmu_core.random cimport sfc64_t, stream_t
-from vpmu_core.state cimport event_filter_t, filter_change_t, guest_event_t, host_event_t, machine_t, program_t
+from vpmu_core.state cimport (
+    event_filter_t, filter_change_t, guest_event_t, guest_timer_t, host_event_t, machine_t, program_t,
+)
 
 cdef enum:
     SLICE = 1 << 16  # guest segments between two returns to Python, a few tens of milliseconds
@@ -29,6 +31,7 @@ cdef class Machine:
     cdef _seed(self, words, sfc64_t *generator)
     cdef const void *_column(self, values, dtype) except? NULL
     cdef _fill_stream(self, stream_t *stream, planned, seed)
+    cdef _fill_timer(self, guest_timer_t *timer, periods, second)
     cdef _fill_filter(self, event_filter_t *f, planned)
     cdef object _totals(self, const machine_t *m)
     cdef object _holders(self, const machine_t *m)

@@ -5,6 +5,7 @@ from vpmu._plan import Plan
 CAUSE_NAMES: tuple[str | None, ...]
 OP_NAMES: tuple[str, ...]
 ORIGIN_NAMES: tuple[str, ...]
+GUEST_TIMER_NAMES: tuple[str, ...]
 PHASE_NAMES: tuple[str, ...]
 PMU_EXIT_NAMES: tuple[str, ...]
 

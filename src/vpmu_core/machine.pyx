@@ -6,7 +6,8 @@ from libc.string cimport memcpy, memset
 
 from vpmu_core._types cimport ALL_ONES, NEVER, int64_t, uint16_t, uint32_t, uint64_t
 from vpmu_core.eventfilter cimport filter_slots
-from vpmu_core.guestperf cimport pmi_handler, read_out, run_program, set_up
+from vpmu_core.guestperf cimport pmi_handler, read_out, run_program, serve_timers, set_up
+from vpmu_core.guestperiod cimport limit_samples
 from vpmu_core.hostperf cimport read_host_events
 from vpmu_core.hostsched cimport FLEXIBLE, TASK
 from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
@@ -17,8 +18,9 @@ from vpmu_core.counting cimport meter, rate_slots, running_clock
 from vpmu_core.state cimport (
     ACTIVITIES, CAUSES, CAUSE_NONE, FLIGHT_GUEST, HOST_ACTIVE, HOST_INACTIVE, MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS,
     OP_CLASSES, ORIGINS, PHASES, PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE,
-    USERSPACE, design_t, event_filter_t, filter_change_t, guest_event_t, host_event_t, machine_t, planned_exit_t,
-    program_step_t, program_t, trace_t,
+    TIMERS, TIMER_INTERVAL, TIMER_ROTATION, TIMER_SWITCH, TIMER_TICK, USERSPACE, design_t, event_filter_t,
+    filter_change_t, guest_event_t, guest_timer_t, host_event_t, machine_t, planned_exit_t, program_step_t, program_t,
+    trace_t,
 )
 from vpmu_core.switchprogram cimport compile_end, compile_step, price_programs, tally_switches
 from vpmu_core.timeline cimport run, start
@@ -33,12 +35,13 @@ from vpmu._registers import register_file
 
 CAUSE_NAMES = (
     None, "not_scheduled", "emulated_instruction", "window", "pmu_disabled", "ceded", "host_stale",
-    "filtered", "period_rejected", "wrong_counter",
+    "filtered", "period_rejected", "wrong_counter", "multiplexed", "throttled",
 )
 OP_NAMES = ("rdmsr", "rdpmc", "wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
 ORIGIN_NAMES = ("host", "hypervisor", "guest")
 PHASE_NAMES = ("setup", "run", "readout")
 _HOST_STATES = {HOST_ACTIVE: "active", HOST_INACTIVE: "inactive"}
+GUEST_TIMER_NAMES = ("tick", "rotation", "switch", "interval")
 PMU_EXIT_NAMES = ("MSR_WRITE", "MSR_READ", "RDPMC", "EXTERNAL_INTERRUPT", "EXCEPTION_NMI")
 
 
@@ -56,6 +59,9 @@ cdef void begin(machine_t *m) noexcept nogil:
     m.budget = SLICE
     m.pmi_arrival = NEVER
     m.next_mux = m.next_tick = NEVER
+    m.next_timer = NEVER
+    for i in range(TIMERS):
+        m.guest_timer[i].due = NEVER
     for i in range(SLOTS):
         m.vcpu[i].event = -1
     rate_slots(m)
@@ -118,6 +124,7 @@ cdef class Machine:
         self._fill_pmus(plan)
         self._fill_exits(plan)
         self._fill_guest_events(plan)
+        self._fill_guest_clock(plan)
         self._fill_host_events(plan)
         self._fill_design(plan)
         self._fill_filters(plan)
@@ -248,13 +255,47 @@ cdef class Machine:
         m.guest_events = len(plan.guest_events)
         for i, planned in enumerate(plan.guest_events):
             e = &m.guest_event[i]
-            e.slot = planned.counter if planned.counter < 32 else planned.counter - 32 + FIXED_SLOT
+            e.slot = -1
+            e.allowed = planned.gp_mask | planned.fixed_mask << FIXED_SLOT
+            if not e.allowed:
+                e.allowed = 1 << (planned.counter if planned.counter < 32 else planned.counter - 32 + FIXED_SLOT)
             e.event = planned.event
             e.selector = planned.selector | SELECTOR_INT
             e.sampling = planned.period > 0
-            e.scheduled = not plan.backed_by_host_events
+            e.scheduled = not plan.backed_by_host_events and planned.counter >= 0
             e.perf.period = planned.period if planned.period else m.guest_max_period
-            e.perf.period_left = e.perf.period
+            e.perf.period_left = e.last_period = e.perf.period
+            e.frequency = planned.frequency
+            e.leader = i if planned.leader < 0 else planned.leader
+            e.pinned = planned.pinned
+            e.task = planned.task
+            e.interval = planned.interval
+            e.reads_group = planned.reads_group
+            if e.leader == i:
+                m.guest_order[m.guest_leaders] = i
+                m.guest_leaders += 1
+
+    def _fill_guest_clock(self, plan):
+        cdef machine_t *m = &self.m
+        kernel = plan.guest_kernel
+        m.backed = plan.backed_by_host_events
+        m.guest_core_hz = kernel.core_hz
+        m.guest_hz = kernel.hz
+        m.guest_tick_per_event = kernel.tick_per_event
+        m.guest_clones = kernel.clones
+        m.guest_percent = kernel.cpu_time_max_percent
+        if kernel.hz:
+            limit_samples(m, kernel.max_sample_rate)
+        self._fill_timer(&m.guest_timer[TIMER_TICK], 1, kernel.hz)
+        self._fill_timer(&m.guest_timer[TIMER_ROTATION], kernel.rotation_ms, 1000)
+        self._fill_timer(&m.guest_timer[TIMER_SWITCH], 1, kernel.switches)
+        self._fill_timer(&m.guest_timer[TIMER_INTERVAL], kernel.interval_ms, 1000)
+        m.guest_timers = serve_timers
+
+    cdef _fill_timer(self, guest_timer_t *timer, periods, second):
+        if periods and second:
+            timer.numerator = self.m.guest_core_hz * periods
+            timer.denominator = second
 
     def _fill_host_events(self, plan):
         cdef machine_t *m = &self.m
@@ -446,6 +487,8 @@ cdef class Machine:
                 "pending": pending,
                 "skid_past_exit": m.pmi.skid_past_exit,
             },
+            "guest_timers": {GUEST_TIMER_NAMES[i]: m.guest_timer[i].fired for i in range(TIMERS)},
+            "samples_per_tick": m.guest_samples_per_tick,
             "spent": spent,
             "reprograms": m.reprograms,
             "creates": m.creates,
@@ -464,7 +507,8 @@ cdef class Machine:
         """Counters of the own events, then of those that back the guest's."""
         holders = [_counter_of(&m.host_event[i]) for i in range(len(self.plan.host_events))]
         for i in range(m.guest_events):
-            backing = m.vcpu[m.guest_event[i].slot].event
+            slot = m.guest_event[i].slot
+            backing = m.vcpu[slot].event if slot >= 0 else -1
             holders.append(_counter_of(&m.host_event[backing]) if backing >= 0 else None)
         return holders
 
@@ -478,6 +522,12 @@ cdef class Machine:
             "losses": self._ledger(e.losses),
             "gains": self._ledger(e.gains),
             "samples": e.samples,
+            "expected": e.expected,
+            "late": e.late,
+            "throttles": e.throttles,
+            "period": e.perf.period,
+            "enabled": e.enabled,
+            "running": e.running,
             "scheduled": bool(e.scheduled),
         }
 

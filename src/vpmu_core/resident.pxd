@@ -54,6 +54,7 @@ cdef inline uint32_t retire_resident(machine_t *m, uint32_t counted) noexcept no
         m.hardware.counter[slot] = (m.hardware.counter[slot] + 1) & width_mask(&m.hardware, slot)
         if m.hardware.counter[slot] == 0:
             write_resident(m, OP_WRMSR_GLOBAL)
+            m.overflow_at[slot] = m.wall
             m.hardware.global_status |= bits_of(bit)
             wrapped |= bit & m.hardware.interrupt
     return wrapped

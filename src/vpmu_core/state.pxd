@@ -4,7 +4,7 @@ from vpmu_core.unit cimport EVENTS, SLOTS, pmu_t
 from vpmu_core.random cimport sfc64_t, stream_t
 
 cdef enum:
-    MAX_GUEST_EVENTS = 12  # 8 GP + 4 fixed
+    MAX_GUEST_EVENTS = 24  # more than counters: then they take turns
     MAX_OWN_HOST_EVENTS = 20  # the host's own
     MAX_HOST_EVENTS = 32  # the host's own, then those that back guest counters
     LANES = 12  # GP_LANES + FIXED_LANES
@@ -107,7 +107,9 @@ cdef enum:  # cause: of the ledger
     CAUSE_FILTERED = 7
     CAUSE_PERIOD_REJECTED = 8
     CAUSE_WRONG_COUNTER = 9
-    CAUSES = 10
+    CAUSE_MULTIPLEXED = 10  # a guest event waits for its turn on a counter
+    CAUSE_THROTTLED = 11  # a guest event is stopped up to the next tick
+    CAUSES = 12
 
 cdef enum:  # pmu_exit
     EXIT_MSR_WRITE = 0
@@ -137,6 +139,19 @@ cdef enum:  # host_state
 cdef enum:  # of machine_t.flight: whose PMI
     FLIGHT_GUEST = 1
     FLIGHT_HOST = 2
+
+cdef enum:  # guest_state: Linux enum perf_event_state
+    GUEST_OFF = 0
+    GUEST_AWAY = 1  # its task is not on the CPU
+    GUEST_WAITING = 2  # no counter is free
+    GUEST_ON = 3
+
+cdef enum:  # guest_timer: in the order in which they are served
+    TIMER_TICK = 0
+    TIMER_ROTATION = 1
+    TIMER_SWITCH = 2
+    TIMER_INTERVAL = 3
+    TIMERS = 4
 
 cdef enum:  # design_flag: bits 0 to 2 are the exit kinds at which guest state is switched
     SWITCH_AT_KINDS = 7
@@ -205,11 +220,40 @@ cdef struct guest_event_t:
     uint8_t instead  # CAUSE_WRONG_COUNTER: the event that is counted in its place
     uint8_t instead_user
     uint8_t instead_kernel
-    uint8_t slot
+    int8_t slot  # Linux hw.idx: where it counts, or did last; -1 if it never has
     uint8_t event
-    uint8_t active
+    uint8_t active  # it counts on its slot
     uint8_t sampling
     uint8_t scheduled  # something has counted for it
+    # scheduling
+    int8_t assigned  # where the end of the bracket puts it
+    uint8_t state  # guest_state
+    uint8_t leader  # of its group; itself if it has none
+    uint8_t pinned  # a kernel counter that always counts: the watchdog
+    uint8_t task  # of a task's context, not the CPU's
+    uint8_t interval  # read by the interval timer
+    uint8_t reads_group  # a sample has the counts of its group
+    uint8_t armed  # its slot holds its count
+    uint8_t throttled
+    uint8_t absent  # cause for which it does not count although it is enabled
+    uint8_t absent_metered
+    uint8_t timed  # it has had an overflow
+    uint32_t allowed  # slots that may count it
+    uint64_t absent_clock[3]  # guest clocks and emulated instructions when that meter began
+    uint64_t absent_retired[2]
+    # sampling by frequency, and the ledger of samples
+    uint64_t frequency  # 0: fixed period
+    int64_t last_period
+    uint64_t count_stamp
+    uint64_t time_stamp  # ns
+    uint64_t interrupts  # since the tick of interrupts_tick
+    uint64_t interrupts_tick
+    uint64_t expected  # periods that have ended
+    uint64_t late  # wall cycles from overflow to sample
+    uint64_t throttles
+    uint64_t updated  # ns, up to which the following two are
+    uint64_t enabled
+    uint64_t running
 
 cdef struct host_event_t:
     perf_count_t perf
@@ -284,6 +328,13 @@ cdef struct host_pmi_t:
     uint64_t coalesced
     uint64_t lost
 
+cdef struct guest_timer_t:  # fires at base + n*numerator/denominator, rounded up
+    uint64_t due  # NEVER: off
+    uint64_t base
+    uint64_t numerator
+    uint64_t denominator
+    uint64_t fired
+
 cdef struct block_t:  # of a compiled switch program: register operations, then a point in time (switching.pxd)
     uint8_t point
     uint8_t registers  # whether it has any
@@ -317,6 +368,7 @@ cdef struct program_t:  # one load or one put, compiled for the guest's counters
     uint32_t passed_rdmsr  # while it is compiled: of these, already passed
     uint32_t passed_rdpmc
     uint32_t passed_wrmsr
+
 cdef struct program_step_t:  # an access of guest software other than perf
     uint64_t gap  # handler cycles before it
     uint64_t value  # written, or read
@@ -402,6 +454,7 @@ cdef struct machine_s:
     # design
     const design_t *design
     reaction_t guest_pmi_handler
+    reaction_t guest_timers  # what is due by the guest's clock
     reaction_t fast_forward  # of the lazy engine; NULL: stepwise
     void *lazy  # lazy_t of lazy.pxd
     uint32_t traps  # access_kind bits
@@ -430,7 +483,30 @@ cdef struct machine_s:
     guest_event_t guest_event[MAX_GUEST_EVENTS]
     int guest_events
     uint64_t guest_fixed_ctr_ctrl  # guest perf's cached value
+    uint64_t guest_fixed_wanted  # what the end of the bracket makes of it
     int64_t guest_max_period  # largest period that the guest can arm
+    int guest_list[MAX_GUEST_EVENTS]  # events on the CPU, in the order of Linux's cpuc->event_list
+    int guest_listed
+    int guest_added  # of these, since the bracket began
+    int guest_order[MAX_GUEST_EVENTS]  # group leaders, in the order in which they are tried
+    int guest_leaders
+    bint guest_rotates[2]  # Linux rotate_necessary of the CPU's and the task's context
+    bint backed  # what counts for the guest are host events
+    bint guest_away  # the task is not on the CPU
+    bint guest_clones  # context switches are between threads of the task, whose contexts are swapped
+    bint guest_tick_per_event  # a tick has a bracket for each event (Linux before 6.10)
+    uint64_t guest_core_hz  # of guest time
+    uint64_t guest_hz  # of the tick; 0: none
+    uint64_t guest_ticks
+    bint guest_throttled  # something has been since the last tick
+    uint64_t guest_percent  # sysctl perf_cpu_time_max_percent
+    uint64_t guest_samples_per_tick
+    uint64_t guest_sample_allowed  # ns
+    uint64_t guest_sample_taken  # ns, sum of 128
+    guest_timer_t guest_timer[TIMERS]
+    uint64_t next_timer  # wall instant of the first that is due
+    uint64_t overflow_at[SLOTS]  # wall instant of each guest counter's last overflow
+    uint64_t retired[2]  # instructions that the hypervisor emulated, at CPL 0 and above
     program_step_t *program
     int program_steps
     host_event_t host_event[MAX_HOST_EVENTS]

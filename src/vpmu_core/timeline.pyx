@@ -109,17 +109,24 @@ cdef void _draw_wall(machine_t *m) noexcept nogil:
         m.next_wall_kind = draw_kind(&m.wall_stream)
 
 
+cdef inline void _host_code(machine_t *m, int a, uint64_t cycles) noexcept nogil:
+    if m.samples_host:
+        host_code(m, a, cycles)
+    else:
+        host_advance(m, a, cycles)
+
+
 cdef inline void _handle(machine_t *m, uint64_t cycles, bint userspace) noexcept nogil:
     cdef uint64_t kernel = cycles
     if userspace and kernel > m.cost[COST_HANDLING_KERNEL]:
         kernel = m.cost[COST_HANDLING_KERNEL]
     m.spent[SPENT_HANDLING] += cycles
     if cycles:
-        host_code(m, host_activity(m), kernel)
+        _host_code(m, host_activity(m), kernel)
     if userspace and m.design.to_user != NULL:
         m.design.to_user(m)
     if cycles > kernel:
-        host_code(m, HOST_TASK, cycles - kernel)
+        _host_code(m, HOST_TASK, cycles - kernel)
     if userspace and m.design.from_user != NULL:
         m.design.from_user(m)
 
@@ -139,7 +146,7 @@ cdef void _due_interrupts(machine_t *m) noexcept nogil:
         m.host_interrupts += 1
         _draw_wall(m)
         m.spent[SPENT_HANDLING] += handling
-        host_code(m, host_activity(m), handling)
+        _host_code(m, host_activity(m), handling)
 
 
 cdef void _serve_timers(machine_t *m) noexcept nogil:
@@ -159,7 +166,7 @@ cdef void _idle(machine_t *m, uint64_t idle) noexcept nogil:
     m.spent[SPENT_IDLE] += idle
     while idle:
         d = idle
-        if timer_due(m):
+        if (m.wall >= m.next_mux or m.wall >= m.next_tick) and timer_due(m):
             _serve_timers(m)
             continue
         if min(m.next_mux, m.next_tick) > m.wall and not m.blind:
@@ -175,6 +182,7 @@ cdef void _retire(machine_t *m, int cpl) noexcept nogil:
     cdef int slot, i
     if m.guest_events == 0 and m.program_steps == 0:
         return
+    m.retired[cpl > 0] += 1
     wanted = enabled(&m.ideal, cpl > 0) & m.ideal_instructions
     left = wanted
     while left:
@@ -242,7 +250,7 @@ cdef void vm_exit(
     check_arrival(m)
     # A request makes KVM leave its fastpath loop (kvm_vcpu_exit_request()).
     if kind != FASTPATH or m.reprogram or m.pmi_requested:
-        if timer_due(m):
+        if (m.wall >= m.next_mux or m.wall >= m.next_tick) and timer_due(m):
             _serve_timers(m)
         _due_interrupts(m)
         if m.wall >= m.filter_due and kind != FASTPATH and not m.finishing:
@@ -310,13 +318,16 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
             continue
         bound = m.pmi_arrival - m.wall
         if kind == WORK:
+            if m.wall >= m.next_timer:
+                m.guest_timers(m)
+                continue
             if m.wall >= m.end:
                 m.ended = True
                 return cycles
             if m.budget <= 0:
                 m.yielded = True
                 return cycles
-            bound = min(bound, m.end - m.wall)
+            bound = min(bound, min(m.end, m.next_timer) - m.wall)
         if cycles == 0:
             return 0
         if not left_alone:

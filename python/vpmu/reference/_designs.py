@@ -154,6 +154,10 @@ class Design:
 
     # Helpers.
 
+    def guest_counter_behind(self, c: int) -> int:
+        """The guest's counter that a hardware counter counts for."""
+        return c
+
     def candidates(self, counters: Counters, global_ctrl: int, cpl: int) -> list[int]:
         """Counters that count instructions at a privilege level under a value of GLOBAL_CTRL."""
         return [
@@ -279,6 +283,7 @@ class Dedicated(Design):
             hardware.counter[c] = (hardware.counter[c] + 1) % hardware.modulus(c)
             if hardware.counter[c] == 0:
                 self.access("wrmsr_global")
+                self.machine.note_overflow(c)
                 hardware.status |= 1 << c
                 if hardware.interrupts(c):
                     overflows += 1

@@ -9,12 +9,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .._plan import NO_EVENT, PlannedFilter
-from ._clocks import GUEST, HYPERVISOR
+from ._clocks import HYPERVISOR
 from ._counters import INSTRUCTIONS, Counters, is_fixed
 from ._designs import NoPmu
 from ._hostevents import ACTIVE, HostEvent
 from ._hostperf import backing_event
-from ._tally import add
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -30,12 +29,6 @@ class Backed:
         self.key: int | None = None
         #: Host perf has refused the event for its period.
         self.rejected = False
-        #: Guest clocks since which the counter has not been counting what it should, why, what that is (event, user,
-        #: kernel) and what it counts instead.
-        self.missing_since: list[int] | None = None
-        self.cause = ""
-        self.meant = (NO_EVENT, False, False)
-        self.instead: tuple[int, bool, bool] | None = None
 
 
 class Emulated(NoPmu):
@@ -191,6 +184,7 @@ class Emulated(NoPmu):
             # An overflow by an emulated instruction is dropped here.
             return
         if overflow:
+            self.machine.note_overflow(c)
             guest.status |= 1 << c
             if guest.interrupts(c):
                 self.raise_pmi()
@@ -241,25 +235,21 @@ class Emulated(NoPmu):
 
     def entered(self) -> None:
         """Start and stop metering what counters without a running event miss, or count in place of what they should."""
-        for event in self.machine.perf.events:
-            backed = self._backed[event.counter]
-            running = backed.event is not None and not backed.paused and backed.event.state == ACTIVE
-            wanted = event.active and self.machine.ideal.enabled(event.counter)
+        machine = self.machine
+        for event in machine.perf.events:
+            c = event.counter
             cause, instead = "", None
-            if wanted and not running and self.allows(event.counter):
-                cause = "period_rejected" if backed.rejected else "not_scheduled"
-            elif wanted and running and backed.event is not None:
-                instead = self._counted_instead(event.counter, backed.event)
-                cause = "wrong_counter" if instead is not None else ""
-            event.scheduled = event.scheduled or (
-                wanted and running and not cause and self.machine.tally.phase != "readout"
-            )
-            meant = (self.machine.ideal.event(event.counter), *self.machine.ideal.levels(event.counter))
-            if (cause, instead, meant) != (backed.cause, backed.instead, backed.meant):
-                self._close(event.counter)
-            if cause and backed.missing_since is None:
-                backed.missing_since = list(self.machine.clocks.cycles)
-            backed.cause, backed.instead, backed.meant = cause, instead, meant
+            meant = (NO_EVENT, False, False)
+            if c is not None and event.active and machine.ideal.enabled(c):
+                backed = self._backed[c]
+                meant = (machine.ideal.event(c), *machine.ideal.levels(c))
+                if backed.event is not None and not backed.paused and backed.event.state == ACTIVE:
+                    instead = self._counted_instead(c, backed.event)
+                    cause = "wrong_counter" if instead is not None else ""
+                    event.scheduled = event.scheduled or (not cause and machine.tally.phase != "readout")
+                elif self.allows(c):
+                    cause = "period_rejected" if backed.rejected else "not_scheduled"
+            event.meter_missing(cause, meant, instead, machine.clocks.cycles, machine.rates)
 
     def _counted_instead(self, c: int, event: HostEvent) -> tuple[int, bool, bool] | None:
         """Event and levels that hardware counts for a guest counter, if they are not what it asks for."""
@@ -270,23 +260,14 @@ class Emulated(NoPmu):
         right = (ideal.event(c), *ideal.levels(c))
         return None if (counted, user, kernel) == right else (counted, user, kernel)
 
-    def _close(self, c: int) -> None:
-        backed = self._backed[c]
-        if backed.missing_since is None:
-            return
-        now = self.machine.clocks.cycles
-        step = [(a, backed.missing_since[a], now[a]) for a in GUEST]
-        backed.missing_since = None
-        rates = self.machine.rates
-        for event in self.machine.perf.events:
-            if event.counter == c:
-                what, user, kernel = backed.meant
-                add(event.losses, backed.cause, rates.count(what, step, user, kernel))
-                if backed.instead is not None:
-                    what, user, kernel = backed.instead
-                    add(event.gains, backed.cause, rates.count(what, step, user, kernel))
+    def guest_counter_behind(self, c: int) -> int:
+        """The counter whose event is on a hardware counter."""
+        for mine, backed in self._backed.items():
+            if backed.event is not None and backed.event.in_hardware and backed.event.counter == c:
+                return mine
+        return c
 
     def finish(self) -> None:
         """Close every meter."""
-        for c in self._backed:
-            self._close(c)
+        for event in self.machine.perf.events:
+            event.meter_missing("", (NO_EVENT, False, False), None, self.machine.clocks.cycles, self.machine.rates)

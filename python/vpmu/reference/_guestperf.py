@@ -1,19 +1,17 @@
 """The guest's perf: Linux's driver for version 2 to 5 on CPUs that unmask LVTPC late.
 
-After Linux arch/x86/events/core.c (``x86_pmu_enable``, ``x86_pmu_start``, ``x86_pmu_stop``) and
-arch/x86/events/intel/core.c (``intel_pmu_handle_irq``, ``__intel_pmu_enable_all``).
+After Linux arch/x86/events/intel/core.c (``intel_pmu_handle_irq``) and kernel/events/core.c
+(``__perf_event_overflow``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .._plan import PlannedGuestEvent
 from ._clocks import Step
-from ._counters import EN, full_selector, is_fixed, nibble
-from ._perfcount import PerfCount, max_period
-from ._tally import COST_OF_CLASS, add
+from ._guestevents import GuestEvent, State
+from ._guestsched import Scheduler
+from ._tally import add
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -21,57 +19,8 @@ if TYPE_CHECKING:
 #: Linux gives up on a PMU that keeps overflowing while it is disabled.
 MAX_LOOPS = 100
 
-#: register: (what a design may trap, class of the instruction).
-_WRITES = {
-    "counter": ("counter", "wrmsr_counter"),
-    "selector": ("selector", "wrmsr_selector"),
-    "fixed_ctr_ctrl": ("fixed_ctr_ctrl", "wrmsr_selector"),
-    "global_ctrl": ("global_ctrl", "wrmsr_global"),
-    "global_ovf_ctrl": ("global_ovf_ctrl", "wrmsr_global"),
-    "lvtpc": ("lvtpc", "wrmsr_lvtpc"),
-}
 
-
-class GuestEvent:
-    """One event of the guest's perf, with the reading of the ideal PMU beside its own.
-
-    Parameters
-    ----------
-    planned : PlannedGuestEvent
-    longest : int
-        The longest period that its counter can be armed with.
-    scheduled : bool
-        Something counts for it from the start; in the emulated design that depends on host perf.
-    """
-
-    def __init__(self, planned: PlannedGuestEvent, longest: int, scheduled: bool) -> None:
-        self.counter = planned.counter
-        self.event = planned.event
-        self.samples_wanted = planned.period > 0
-        self.selector = full_selector(planned.selector, planned.user, planned.kernel)
-        self.nibble = nibble(planned.user, planned.kernel)
-        self.longest = longest
-        self.perf = PerfCount(planned.period or longest)
-        self.ideal = PerfCount(0)
-        self.active = False
-        self.samples = 0
-        self.scheduled = scheduled
-        self.losses: dict[str, int] = {}
-        self.gains: dict[str, int] = {}
-
-    def report(self) -> dict[str, object]:
-        """Its part of the output."""
-        return {
-            "value": self.perf.count,
-            "ideal": self.ideal.count,
-            "losses": self.losses,
-            "gains": self.gains,
-            "samples": self.samples,
-            "scheduled": self.scheduled,
-        }
-
-
-class GuestPerf:
+class GuestPerf(Scheduler):
     """Perf of the one vCPU.
 
     Parameters
@@ -80,150 +29,76 @@ class GuestPerf:
     """
 
     def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        model = machine.guest_model
-        self.events = [
-            GuestEvent(e, max_period(model, e.counter), not machine.plan.backed_by_host_events)
-            for e in machine.plan.guest_events
-        ]
+        super().__init__(machine)
         self.nmi_pending = False
         self.in_service = False
-        #: Linux ``cpuc->enabled``; 0 inside a bracket, and while perf has no events.
-        self._enabled = False
-        self._fixed_ctr_ctrl = 0
-
-    # Accesses.
-
-    def _access(self, trap: str, kind: str, reason: str, effect: Callable[[bool], None]) -> None:
-        """Execute one instruction; its effect is at the end of its cost, or in the exit that it causes."""
-        machine = self._machine
-        if machine.design.traps(trap):
-
-            def emulated() -> None:
-                machine.tally.guest_access(kind, trapped=True)
-                effect(True)
-
-            machine.trapped_access(reason, emulated)
-        else:
-            machine.run_handler(COST_OF_CLASS[kind])
-            machine.tally.guest_access(kind, trapped=False)
-            effect(False)
-
-    def write(self, register: str, value: int, c: int = 0, then: Callable[[], None] = lambda: None) -> None:
-        """WRMSR; ``then`` happens together with its effect."""
-        machine = self._machine
-        trap, kind = _WRITES[register]
-
-        def effect(trapped: bool) -> None:
-            machine.design.guest_write(register, c, value, trapped)
-            if register != "lvtpc":
-                machine.ideal.write(register, c, value)
-            then()
-
-        self._access(trap, kind, "MSR_WRITE", effect)
-
-    def read_status(self) -> int:
-        """RDMSR of GLOBAL_STATUS."""
-        values: list[int] = []
-        self._access(
-            "global_status",
-            "rdmsr",
-            "MSR_READ",
-            lambda trapped: values.append(self._machine.design.guest_status(trapped)),
-        )
-        return values[0]
-
-    def read_counter(self, c: int, then: Callable[[int, int], None]) -> None:
-        """RDPMC; ``then`` gets what it reads and what the ideal PMU shows."""
-        machine = self._machine
-        modulus = machine.ideal.modulus(c)
-
-        def effect(trapped: bool) -> None:
-            then(machine.design.guest_counter(c, trapped) % modulus, machine.ideal.counter[c])
-
-        self._access("rdpmc", "rdpmc", "RDPMC", effect)
-
-    def _update(self, event: GuestEvent) -> None:
-        """RDPMC and x86_perf_event_update()."""
-        modulus = self._machine.ideal.modulus(event.counter)
-
-        def read(value: int, ideal: int) -> None:
-            event.perf.update(value, modulus)
-            event.ideal.update(ideal, modulus)
-
-        self.read_counter(event.counter, read)
-
-    def _arm(self, event: GuestEvent) -> bool:
-        """x86_perf_event_set_period(); return whether a period has ended."""
-        left, hit = event.perf.next_left(event.longest)
-        value = -left % self._machine.ideal.modulus(event.counter)
-
-        def armed() -> None:
-            # With the write and not before: an NMI in between must still find what the register holds.
-            event.perf.previous = event.ideal.previous = value
-            event.active = True
-
-        self.write("counter", value, event.counter, armed)
-        return hit
-
-    # Brackets.
-
-    def _disable(self) -> None:
-        """perf_pmu_disable()."""
-        self._enabled = False
-        self.write("global_ctrl", 0)
-
-    def _enable(self) -> None:
-        """The end of perf_pmu_enable(); Linux sets ``cpuc->enabled`` before it writes GLOBAL_CTRL."""
-        self._enabled = True
-        self.write("global_ctrl", self._machine.ideal.all_bits)
-
-    def _write_fixed_ctr_ctrl(self, value: int) -> None:
-        if value != self._fixed_ctr_ctrl:
-            self.write("fixed_ctr_ctrl", value)
-            self._fixed_ctr_ctrl = value
-
-    def _fixed_nibbles(self, events: list[GuestEvent]) -> int:
-        return sum(event.nibble << 4 * (event.counter - 32) for event in events if is_fixed(event.counter))
-
-    def _take_out(self, event: GuestEvent) -> None:
-        """x86_pmu_stop(): a GP selector keeps its event and loses EN."""
-        if not is_fixed(event.counter):
-            self.write("selector", event.selector, event.counter)
-        self._update(event)
+        #: Wall clock at the last overflow of each guest counter.
+        self.overflow_at = dict.fromkeys(machine.ideal.all, 0)
 
     def set_up(self) -> None:
-        """``perf stat -a``: the first event's installation and one IOC_ENABLE for each event."""
-        machine = self._machine
+        """``perf stat -a`` or ``perf record -a``: one IOC_ENABLE for each group; a task's events at exec."""
         if not self.events:
             return
-        machine.run_handler("guest_perf_call")
-        self._disable()
-        self._enable()
-        for j in range(len(self.events)):
-            machine.run_handler("guest_perf_call")
+        leaders = list(self._order)
+        pinned = [event for event in leaders if event.pinned]
+        flexible = [event for event in leaders if not event.pinned and not event.task]
+        tasks = [event for event in self.events if event.task]
+        for event in pinned:
+            self.enable_events([event])
+        if flexible and not pinned:
+            # The installation of the CPU context's first event.
+            self._call()
             self._disable()
-            for event in self.events[:j]:
-                self._take_out(event)
-            running = self.events[: j + 1]
-            for event in running:
-                self._arm(event)
-                if not is_fixed(event.counter):
-                    self.write("selector", event.selector | EN, event.counter)
-            self.write("lvtpc", 0)
-            self._write_fixed_ctr_ctrl(self._fixed_nibbles(running))
             self._enable()
+        for event in flexible:
+            self.enable_events(self._group(event))
+        if tasks:
+            self.enable_events(tasks)
+        wall = self._machine.clocks.wall
+        self.timers["tick"].start(0, wall)
+        self.timers["switch"].start(wall, wall)
+        self.timers["interval"].start(wall, wall)
 
     def read_out(self) -> None:
-        """One IOC_DISABLE for each event; the final reads find events that are off."""
+        """One IOC_DISABLE for each group, and nmi_watchdog=0; the final reads find events that are off."""
         for event in self.events:
-            self._machine.run_handler("guest_perf_call")
-            self._disable()
-            self._take_out(event)
-            if is_fixed(event.counter):
-                self._write_fixed_ctr_ctrl(self._fixed_ctr_ctrl & ~(15 << 4 * (event.counter - 32)))
-            self._enable()
-            event.active = False
+            if event.leader == event.index and not event.task:
+                self.close_events(self._group(event))
+        tasks = [event for event in self.events if event.task]
+        if tasks:
+            self.close_events(tasks)
+        self._pass_time()
+
+    # Timers.
+
+    @property
+    def next_timer(self) -> int:
+        """Wall clock at which the next timer is due."""
+        return min(timer.due for timer in self.timers.values())
+
+    def serve_timer(self) -> None:
+        """Do the work of the first timer that is due, and arm it again."""
+        wall = self._machine.clocks.wall
+        work = {
+            "tick": self.tick,
+            "rotation": self.rotate,
+            "switch": self.switch_task,
+            "interval": self._read_interval,
+        }
+        name = next(name for name, timer in self.timers.items() if timer.due <= wall)
+        timer = self.timers[name]
+        timer.fired += 1
+        work[name]()
+        if timer.due < 1 << 62:
+            timer.restart(self._machine.clocks.wall)
+
+    def _read_interval(self) -> None:
+        """``perf stat -I``."""
+        for event in self.events:
+            if event.interval:
+                self._call()
+                if event.state == State.ON:
+                    self._update(event)
 
     # The PMI.
 
@@ -233,27 +108,59 @@ class GuestPerf:
         self.nmi_pending = False
         self.in_service = True
         machine.tally.handlers += 1
-        machine.run_handler("guest_nmi_entry")
         was_enabled = self._enabled
+        machine.run_handler("guest_nmi_entry")
+        began = self.now()
         self._disable()
         status = self.read_status()
         loops = 0
         while status and loops < MAX_LOOPS:
             loops += 1
             self.write("global_ovf_ctrl", status)
-            for event in sorted(self.events, key=lambda event: event.counter):
-                if event.active and status >> event.counter & 1:
-                    self._update(event)
-                    hit = self._arm(event)
-                    if hit and event.samples_wanted:
-                        event.samples += 1
-                        machine.run_handler("guest_sample")
+            for c in machine.ideal.all:
+                if status >> c & 1:
+                    self._overflowed(c)
             status = self.read_status()
         if was_enabled:
             self._enable()
         self.write("lvtpc", 0)
+        if self.limit is not None:
+            self.limit.handler_took(self.now() - began)
         machine.run_handler("guest_nmi_exit")
         self.in_service = False
+
+    def _overflowed(self, c: int) -> None:
+        for event in self.events:
+            if event.active and event.counter == c:
+                self._update(event)
+                event.expect_samples()
+                if self._arm(event) and event.samples_wanted:
+                    self._sample(event, c)
+                return
+
+    def _sample(self, event: GuestEvent, c: int) -> None:
+        """__perf_event_overflow()."""
+        event.samples += 1
+        event.late += self._machine.clocks.wall - self.overflow_at[c]
+        if event.pinned:
+            return
+        if self.limit is not None:
+            if event.interrupts_tick != self._ticks:
+                event.interrupts_tick, event.interrupts = self._ticks, 0
+            event.interrupts += 1
+            if event.interrupts >= self.limit.per_tick:
+                self.throttle(event)
+        if event.frequency:
+            now = self.now()
+            # Before a first overflow there is none: the guest has been up for long.
+            if event.time_stamp is not None and 0 < now - event.time_stamp < 2 * self._tick_nsec:
+                self.adjust(event, now - event.time_stamp, event.last_period)
+            event.time_stamp = now
+        if event.reads_group:
+            for other in self._group(self.events[event.leader]):
+                if other is not event and other.state == State.ON:
+                    self._update(other)
+        self._machine.run_handler("guest_sample")
 
     # The ledger.
 
@@ -262,12 +169,14 @@ class GuestPerf:
         machine = self._machine
         for event in self.events:
             c = event.counter
-            if event.active and machine.ideal.enabled(c) and not machine.design.allows(c):
+            if c is not None and event.active and machine.ideal.enabled(c) and not machine.design.allows(c):
                 user, kernel = machine.ideal.levels(c)
-                add(event.losses, "filtered", machine.rates.count(event.event, step, user, kernel))
+                add(event.losses, "filtered", machine.rates.count(machine.ideal.event(c), step, user, kernel))
 
-    def account_instruction(self, ideal: set[int], design: set[int]) -> None:
-        """Note an emulated instruction that only one of the ideal PMU and the design has counted."""
+    def account_instruction(self, cpl: int, ideal: set[int], design: set[int]) -> None:
+        """Note an emulated instruction, and one that only one of the ideal PMU and the design has counted."""
+        kernel, user = self.retired
+        self.retired = (kernel + (cpl == 0), user + (cpl > 0))
         for event in self.events:
             if event.active and event.counter in ideal - design:
                 allowed = self._machine.design.allows(event.counter)

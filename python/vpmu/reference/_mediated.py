@@ -153,6 +153,7 @@ class Mediated(Design):
                 counted.add(c)
                 guest.counter[c] = (guest.counter[c] + 1) % guest.modulus(c)
                 if guest.counter[c] == 0:
+                    self.machine.note_overflow(c)
                     guest.status |= 1 << c
                     if guest.interrupts(c):
                         self.raise_pmi()
@@ -172,6 +173,7 @@ class Mediated(Design):
             hardware.counter[c] = (hardware.counter[c] + 1) % hardware.modulus(c)
             if hardware.counter[c] == 0:
                 self.access("wrmsr_global")
+                self.machine.note_overflow(c)
                 hardware.status |= 1 << c
                 overflows += hardware.interrupts(c)
         for _ in range(overflows):

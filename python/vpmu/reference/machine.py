@@ -153,7 +153,9 @@ class Machine:
         """Counters of the host's own events, then of those that back the guest's."""
         own = self.host.own if self.design.has_host else []
         backing = (
-            [self.design.backing(event.counter) for event in self.perf.events] if self.design.has_guest_perf else []
+            [None if e.counter is None else self.design.backing(e.counter) for e in self.perf.events]
+            if self.design.has_guest_perf
+            else []
         )
         return [event.counter if event and event.state == ACTIVE else None for event in (*own, *backing)]
 
@@ -172,6 +174,8 @@ class Machine:
             "pmi": {**tally.pmi, "pending": int(pending)},
             "ops": tally.ops,
             "guest_accesses": tally.guest_accesses,
+            "guest_timers": {name: timer.fired for name, timer in self.perf.timers.items()},
+            "samples_per_tick": self.perf.limit.per_tick if self.perf.limit else 0,
             "spent": dict(tally.spent),
             "reprograms": tally.reprograms,
             "creates": tally.creates,
@@ -310,13 +314,16 @@ class Machine:
                 cost = "interrupt_exit"
                 self.pmu_exit("EXTERNAL_INTERRUPT", [(cost, self.costs[cost])], lambda: None)
                 continue
+            if work and wall >= self.perf.next_timer:
+                self.perf.serve_timer()
+                continue
             if work and wall >= plan.end:
                 return max(n, 1)
             if n == 0:
                 return 0
             d = n if left_alone else min(n, self._next_wall - clocks.running, self.host.next_timer - wall)
             if work:
-                d = min(d, plan.end - wall)
+                d = min(d, plan.end - wall, self.perf.next_timer - wall)
             if self._filter_changes and not self._finishing:
                 d = min(d, self._filter_changes[0][0] - wall)
             if self._in_flight is not None:
@@ -504,13 +511,14 @@ class Machine:
             if self.ideal.enabled(c) and self.ideal.event(c) == INSTRUCTIONS and self.ideal.counts_level(c, cpl):
                 self.ideal.counter[c] = (self.ideal.counter[c] + 1) % self.ideal.modulus(c)
                 ideal.add(c)
-        self.perf.account_instruction(ideal, self.design.retire(cpl))
+        self.perf.account_instruction(cpl, ideal, self.design.retire(cpl))
 
     # PMIs.
 
     def _overflow(self, c: int, instant: int | None = None) -> None:
         """A hardware counter wrapped, now or at an instant of host code."""
         self.hardware.status |= 1 << c
+        self.note_overflow(self.design.guest_counter_behind(c))
         if not self.hardware.interrupts(c):
             return
         whose = "host" if any(event.in_hardware and event.counter == c for event in self.host.own) else "guest"
@@ -523,6 +531,10 @@ class Machine:
             skid = self.plan.cpu.skid
             requested = self.clocks.wall if instant is None else instant
             self._in_flight = requested + uniform(self._skid.draw(), skid.minimum, skid.maximum)
+
+    def note_overflow(self, c: int) -> None:
+        """A guest counter overflowed now."""
+        self.perf.overflow_at[c] = self.clocks.wall
 
     def arrival_check(self) -> None:
         """In host mode: a PMI in flight may arrive now."""

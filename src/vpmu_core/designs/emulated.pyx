@@ -172,6 +172,7 @@ cdef void _reprogram(machine_t *m, int slot) noexcept nogil:
     if not locally_enabled(m, slot) or not slots_of(m.guest.global_ctrl) & bit or m.denied & bit:
         return
     if overflow:
+        m.overflow_at[slot] = m.wall
         m.guest.global_status |= bits_of(bit)
         if m.guest.interrupt & bit:
             m.pmi.raised += 1

@@ -63,6 +63,7 @@ cdef uint32_t mediated_retire(machine_t *m, int cpl) noexcept nogil:
         bit = <uint32_t>1 << slot
         m.guest.counter[slot] = (m.guest.counter[slot] + 1) & width_mask(&m.guest, slot)
         if m.guest.counter[slot] == 0:
+            m.overflow_at[slot] = m.wall
             m.guest.global_status |= bits_of(bit)
             if m.guest.interrupt & bit:
                 m.pmi.raised += 1

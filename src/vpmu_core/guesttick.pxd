@@ -1,0 +1,5 @@
+# What the guest's tick does for perf, and what makes it necessary.
+from vpmu_core.state cimport guest_event_t, machine_t
+
+cdef void tick(machine_t *m) noexcept nogil
+cdef void throttle(machine_t *m, guest_event_t *e) noexcept nogil
