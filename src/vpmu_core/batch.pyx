@@ -8,13 +8,12 @@ from libc.string cimport memcpy, memset
 
 from vpmu_core._types cimport uint32_t, uint64_t
 from vpmu_core.hostperf cimport read_host_events
+from vpmu_core.kinds cimport ACTIVITIES, CAUSES, COSTS, FLIGHT_GUEST, OP_CLASSES, ORIGINS, PHASES, PMU_EXITS, RUNNING
 from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
 from vpmu_core.machine cimport SLICE, Machine, begin, finish
+from vpmu_core.perfevents cimport guest_event_t, host_event_t
 from vpmu_core.random cimport derive_seed, instant_of, sfc64_seed, stream_t
-from vpmu_core.state cimport (
-    ACTIVITIES, CAUSES, COSTS, FLIGHT_GUEST, OP_CLASSES, ORIGINS, PHASES, PMU_EXITS, RUNNING, guest_event_t,
-    host_event_t, machine_t,
-)
+from vpmu_core.state cimport machine_t
 from vpmu_core.switchprogram cimport tally_switches
 from vpmu_core.timeline cimport run
 

@@ -1,7 +1,9 @@
 # Clocks and counters: how time passes, what counts meanwhile, and the ledger.
 from vpmu_core._types cimport uint64_t
+from vpmu_core.kinds cimport BLIND, HYPERVISOR, IDLE
+from vpmu_core.perfevents cimport guest_event_t
 from vpmu_core.unit cimport pmu_t
-from vpmu_core.state cimport BLIND, HYPERVISOR, IDLE, access_t, guest_event_t, machine_t
+from vpmu_core.state cimport access_t, machine_t
 
 
 cdef void count_host_time(machine_t *m, int a, uint64_t cycles) noexcept nogil

@@ -5,19 +5,20 @@ from libc.string cimport memcpy
 from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
 from vpmu_core.activity cimport between, between_short, occurrences
 from vpmu_core.hostsched cimport TASK
+from vpmu_core.kinds cimport (
+    ACCESS_COUNTER, ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_OVF_CTRL, ACCESS_RDPMC,
+    ACCESS_SELECTOR, ACTIVITIES, CAUSE_CEDED, CAUSE_FILTERED, CAUSE_HOST_STALE, CAUSE_NONE, CAUSE_NOT_SCHEDULED,
+    CAUSE_PMU_DISABLED, CAUSE_WINDOW, CAUSE_WRONG_COUNTER, FLIGHT_GUEST, FLIGHT_HOST, GUEST_HANDLER, GUEST_KERNEL,
+    GUEST_USER, HANDLER, HOST_CEDED, HOST_ERROR, HOST_INACTIVE, HOST_TASK, WINDOW_IS_GUEST, WORK,
+)
 from vpmu_core.lanes cimport advance_lanes
+from vpmu_core.perfevents cimport guest_event_t, host_event_t
 from vpmu_core.unit cimport (
     EVENT_INSTRUCTIONS, FIXED_LANES, FIXED_SLOT, GP_LANES, SELECTOR_OS, SELECTOR_USR, SLOTS, bits_of, enabled, pmu_t, width_mask,
     write_fixed_ctr_ctrl, write_selector,
 )
 from vpmu_core.random cimport sfc64_next
-from vpmu_core.state cimport (
-    ACCESS_COUNTER, ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_OVF_CTRL, ACCESS_RDPMC,
-    ACCESS_SELECTOR, ACTIVITIES, CAUSE_CEDED, CAUSE_FILTERED, CAUSE_HOST_STALE, CAUSE_NONE, CAUSE_NOT_SCHEDULED,
-    CAUSE_PMU_DISABLED, CAUSE_WINDOW, CAUSE_WRONG_COUNTER, FLIGHT_GUEST, FLIGHT_HOST, GUEST_HANDLER, GUEST_KERNEL,
-    GUEST_USER, HANDLER, HOST_CEDED, HOST_ERROR, HOST_INACTIVE, HOST_TASK, LANES, NOTHING_COUNTED, WINDOW_IS_GUEST,
-    WORK, access_t, guest_event_t, host_event_t, machine_t,
-)
+from vpmu_core.state cimport LANES, NOTHING_COUNTED, access_t, machine_t
 
 cdef uint64_t SHORT = 1 << 26  # below this many cycles, 64-bit arithmetic counts exactly
 

@@ -1,6 +1,7 @@
 # Guest perf's accesses to its PMU, and what starts and stops one event.
 from vpmu_core._types cimport uint64_t
-from vpmu_core.state cimport access_t, guest_event_t, machine_t
+from vpmu_core.perfevents cimport guest_event_t
+from vpmu_core.state cimport access_t, machine_t
 
 cdef access_t guest_access(machine_t *m, int kind, int slot, uint64_t value) noexcept nogil
 cdef void guest_work(machine_t *m, int cost) noexcept nogil

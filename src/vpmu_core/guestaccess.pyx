@@ -3,12 +3,14 @@
 from vpmu_core._types cimport uint64_t
 from vpmu_core.counting cimport apply_direct, apply_ideal, tally
 from vpmu_core.hostperf cimport set_period, update_count
-from vpmu_core.state cimport (
+from vpmu_core.kinds cimport (
     ACCESS_COUNTER, ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_LVTPC, ACCESS_RDPMC,
     ACCESS_SELECTOR, CAUSE_NONE, COST_RDMSR, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC, EFFECT_ACCESS, EXIT_MSR_READ,
-    EXIT_MSR_WRITE, EXIT_RDPMC, HANDLER, KERNEL, OP_RDMSR, OP_RDPMC, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL,
-    OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_GUEST, access_t, guest_event_t, machine_t,
+    EXIT_MSR_WRITE, EXIT_RDPMC, HANDLER, KERNEL, OP_RDMSR, OP_RDPMC, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC,
+    OP_WRMSR_SELECTOR, ORIGIN_GUEST,
 )
+from vpmu_core.perfevents cimport guest_event_t
+from vpmu_core.state cimport access_t, machine_t
 from vpmu_core.timeline cimport run_guest, vm_exit
 from vpmu_core.unit cimport FIXED_SLOT, LVTPC_NMI, SELECTOR_ENABLE, SELECTOR_OS, SELECTOR_USR, bits_of, width_mask
 

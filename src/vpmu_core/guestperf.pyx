@@ -8,11 +8,12 @@ from vpmu_core.guestperiod cimport adjust_period, guest_time, handler_took, tick
 from vpmu_core.guestsched cimport close_event, enable_events, events_out, rotate, switch_task, update_times
 from vpmu_core.guesttick cimport throttle, tick
 from vpmu_core.guesttimer cimport restart_timer, start_timer
-from vpmu_core.state cimport (
-    ACCESS_GLOBAL_STATUS, ACCESS_OVF_CTRL, CAUSE_NONE, COST_GUEST_NMI_ENTRY, COST_GUEST_NMI_EXIT,
-    COST_GUEST_PERF_CALL, COST_GUEST_SAMPLE, GUEST_OFF, GUEST_ON, HANDLER, TIMERS, TIMER_INTERVAL, TIMER_ROTATION,
-    TIMER_SWITCH, TIMER_TICK, access_t, guest_event_t, machine_t,
+from vpmu_core.kinds cimport (
+    ACCESS_GLOBAL_STATUS, ACCESS_OVF_CTRL, CAUSE_NONE, COST_GUEST_NMI_ENTRY, COST_GUEST_NMI_EXIT, COST_GUEST_PERF_CALL,
+    COST_GUEST_SAMPLE, GUEST_OFF, GUEST_ON, HANDLER, TIMERS, TIMER_INTERVAL, TIMER_ROTATION, TIMER_SWITCH, TIMER_TICK,
 )
+from vpmu_core.perfevents cimport guest_event_t
+from vpmu_core.state cimport access_t, machine_t
 from vpmu_core.timeline cimport run_guest
 from vpmu_core.unit cimport FIXED_SLOT
 

@@ -1,6 +1,7 @@
 # Sampling by frequency: Linux's integer arithmetic of periods, and its limits of the sampling rate.
 from vpmu_core._types cimport uint64_t
-from vpmu_core.state cimport guest_event_t, machine_t
+from vpmu_core.perfevents cimport guest_event_t
+from vpmu_core.state cimport machine_t
 
 cdef enum:
     NSEC_PER_SEC = 1000000000

@@ -6,7 +6,8 @@ After kernel/events/core.c: ``perf_calculate_period``, ``perf_adjust_period``, `
 from libc.string cimport memset
 
 from vpmu_core._types cimport int64_t, leading_zeros64, uint64_t, uint128_t
-from vpmu_core.state cimport guest_event_t, machine_t
+from vpmu_core.perfevents cimport guest_event_t
+from vpmu_core.state cimport machine_t
 
 cdef enum:
     AVERAGED = 128  # handlers over which their duration is averaged

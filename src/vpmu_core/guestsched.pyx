@@ -4,17 +4,19 @@
 Events are tried in the order of their leaders; a group is on the CPU as a whole or not at all; after the first that does
 not fit no other is tried. Whoever waits gets a turn when the rotation timer fires.
 """
-from vpmu_core._types cimport NEVER, int8_t, lowest_bit, popcount32, uint32_t, uint64_t
+from vpmu_core._types cimport NEVER, int8_t, uint32_t, uint64_t
 from vpmu_core.guestaccess cimport (
     expect_samples, guest_work, pmu_disable, pmu_enable, start_event, stop_event, write_guest_lvtpc,
 )
 from vpmu_core.guestperiod cimport guest_time
 from vpmu_core.guesttimer cimport start_timer, stop_timer
-from vpmu_core.state cimport (
+from vpmu_core.kinds cimport (
     CAUSE_MULTIPLEXED, CAUSE_NONE, COST_GUEST_PERF_CALL, GUEST_AWAY, GUEST_OFF, GUEST_ON, GUEST_WAITING,
-    MAX_GUEST_EVENTS, TIMER_ROTATION, guest_event_t, machine_t,
+    TIMER_ROTATION,
 )
-from vpmu_core.unit cimport FIXED_SLOT, SLOTS
+from vpmu_core.perfevents cimport guest_event_t
+from vpmu_core.placement cimport place_events
+from vpmu_core.state cimport MAX_GUEST_EVENTS, machine_t
 
 
 cdef void update_times(machine_t *m) noexcept nogil:
@@ -33,44 +35,17 @@ cdef void update_times(machine_t *m) noexcept nogil:
 
 # -- placement --------------------------------------------------------------------------------------------------------
 
-cdef bint _keep_counters(const machine_t *m, int8_t *slots) noexcept nogil:
+cdef bint _place(machine_t *m) noexcept nogil:
+    cdef uint32_t allowed[MAX_GUEST_EVENTS]
+    cdef int8_t previous[MAX_GUEST_EVENTS]
+    cdef int8_t slots[MAX_GUEST_EVENTS]
     cdef const guest_event_t *e
-    cdef uint32_t used = 0
     cdef int i
     for i in range(m.guest_listed):
         e = &m.guest_event[m.guest_list[i]]
-        if e.slot < 0 or used >> e.slot & 1:
-            return False
-        used |= <uint32_t>1 << e.slot
-        slots[i] = e.slot
-    return True
-
-
-cdef bint _assign_anew(const machine_t *m, int8_t *slots) noexcept nogil:
-    """By number of allowed counters; a fixed counter goes before a general-purpose one."""
-    cdef const guest_event_t *e
-    cdef uint32_t used = 0, free
-    cdef int i, weight
-    for weight in range(SLOTS + 1):
-        for i in range(m.guest_listed):
-            e = &m.guest_event[m.guest_list[i]]
-            if popcount32(e.allowed) != weight:
-                continue
-            free = e.allowed & ~used
-            if not free:
-                return False
-            if free >> FIXED_SLOT:
-                free &= ~<uint32_t>0xFFFF
-            slots[i] = <int8_t>lowest_bit(free)
-            used |= <uint32_t>1 << slots[i]
-    return True
-
-
-cdef bint _place(machine_t *m) noexcept nogil:
-    """x86_schedule_events(): the previous counters if they are all free, else all events anew."""
-    cdef int8_t slots[MAX_GUEST_EVENTS]
-    cdef int i
-    if not _keep_counters(m, slots) and not _assign_anew(m, slots):
+        allowed[i] = e.allowed
+        previous[i] = e.slot
+    if not place_events(allowed, previous, m.guest_listed, slots):
         return False
     for i in range(m.guest_listed):
         m.guest_event[m.guest_list[i]].assigned = slots[i]

@@ -3,7 +3,9 @@
 from vpmu_core._types cimport uint64_t
 from vpmu_core.guestaccess cimport expect_samples, guest_work, pmu_disable, pmu_enable, start_event, stop_event
 from vpmu_core.guestperiod cimport adjust_period, tick_nsec
-from vpmu_core.state cimport CAUSE_THROTTLED, COST_GUEST_PERF_CALL, GUEST_ON, guest_event_t, machine_t
+from vpmu_core.kinds cimport CAUSE_THROTTLED, COST_GUEST_PERF_CALL, GUEST_ON
+from vpmu_core.perfevents cimport guest_event_t
+from vpmu_core.state cimport machine_t
 
 
 cdef void throttle(machine_t *m, guest_event_t *e) noexcept nogil:

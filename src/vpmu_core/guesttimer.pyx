@@ -1,7 +1,9 @@
 # cython: freethreading_compatible=True, cdivision=True
 """Timers of the guest: a timer that is overdue fires once, and again at its next multiple (Linux hrtimer_forward())."""
 from vpmu_core._types cimport NEVER, uint64_t, uint128_t
-from vpmu_core.state cimport TIMERS, guest_timer_t, machine_t
+from vpmu_core.kinds cimport TIMERS
+from vpmu_core.perfevents cimport guest_timer_t
+from vpmu_core.state cimport machine_t
 
 
 cdef void _find_next(machine_t *m) noexcept nogil:

@@ -1,6 +1,7 @@
 # Host perf: its events, where they count, what scheduling them in and out costs (docs/machine.md, section 7.1).
 from vpmu_core._types cimport int64_t, uint64_t
-from vpmu_core.state cimport machine_t, perf_count_t
+from vpmu_core.perfevents cimport perf_count_t
+from vpmu_core.state cimport machine_t
 
 
 cdef inline void update_count(perf_count_t *perf, uint64_t raw, uint64_t mask) noexcept nogil:

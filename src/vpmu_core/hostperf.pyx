@@ -3,16 +3,17 @@
 from libc.string cimport memset
 
 from vpmu_core._types cimport int8_t, int64_t, lowest_bit, uint32_t, uint64_t
+from vpmu_core.kinds cimport (
+    COST_PERF_CREATE, COST_PERF_ENABLE, COST_PERF_PAUSE, COST_PERF_PERIOD, COST_PERF_RELEASE, COST_RDPMC, HOST_ACTIVE,
+    HOST_INACTIVE, HOST_OFF, OP_RDPMC, ORIGIN_HOST,
+)
+from vpmu_core.perfevents cimport host_event_t
 from vpmu_core.unit cimport SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, width_mask
 from vpmu_core.counting cimport spend, tally
 from vpmu_core.hostsched cimport (
     CPU_PINNED, TASK_PINNED, bracket, events_of, reschedule, reschedule_at_cost, set_state,
 )
-from vpmu_core.state cimport (
-    COST_PERF_CREATE, COST_PERF_ENABLE, COST_PERF_PAUSE, COST_PERF_PERIOD,
-    COST_PERF_RELEASE, COST_RDPMC, HOST_ACTIVE, HOST_INACTIVE, HOST_OFF,
-    MAX_HOST_EVENTS, OP_RDPMC, ORIGIN_HOST, host_event_t, machine_t,
-)
+from vpmu_core.state cimport MAX_HOST_EVENTS, machine_t
 from vpmu_core.timeline cimport check_arrival
 
 

@@ -4,11 +4,12 @@ from vpmu_core._types cimport NEVER, int64_t, uint32_t, uint64_t, uint128_t
 from vpmu_core.counting cimport first_host_wrap, host_activity, host_advance, spend, tally
 from vpmu_core.hostperf cimport set_period, update_count
 from vpmu_core.hostsched cimport TASK, host_nibble, set_tick, spend_ops, write_global_ctrl, host_global_ctrl
-from vpmu_core.state cimport (
+from vpmu_core.kinds cimport (
     COST_HOST_NMI, COST_HOST_SAMPLE, COST_PERF_TICK, COST_RDMSR, COST_WRMSR, COST_WRMSR_LVTPC, EFFECT_NMI,
     EXIT_EXCEPTION_NMI, FLIGHT_GUEST, FLIGHT_HOST, KERNEL, OP_RDMSR, OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC, ORIGIN_HOST,
-    host_event_t, machine_t,
 )
+from vpmu_core.perfevents cimport host_event_t
+from vpmu_core.state cimport machine_t
 from vpmu_core.timeline cimport check_arrival, request_guest_pmi, vm_exit
 from vpmu_core.unit cimport (
     FIXED_SLOT, LVTPC_NMI, SELECTOR_ENABLE, bits_of, width_mask, write_fixed_ctr_ctrl, write_selector,

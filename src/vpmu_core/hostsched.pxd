@@ -1,6 +1,7 @@
 # Scheduling of host perf's events: order, placement, brackets, rotation, times (docs/machine.md, sections 7.1 and 7.1.1).
 from vpmu_core._types cimport int8_t, int64_t, uint32_t, uint64_t
-from vpmu_core.state cimport host_event_t, machine_t
+from vpmu_core.perfevents cimport host_event_t
+from vpmu_core.state cimport machine_t
 
 cdef enum:  # klass of host_event_t: the order in which perf schedules in
     CPU_PINNED = 0

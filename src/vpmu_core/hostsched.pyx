@@ -3,13 +3,16 @@
 from vpmu_core._types cimport NEVER, int8_t, int64_t, lowest_bit, popcount32, uint32_t, uint64_t
 from vpmu_core.counting cimport host_activity, host_advance, running_clock, spend, tally
 from vpmu_core.hostperf cimport set_period, update_count
-from vpmu_core.state cimport (
+from vpmu_core.kinds cimport (
     BLIND, COST_PERF_RESCHED_EVENT, COST_PERF_ROTATE, COST_PERF_TASK_SWITCH, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC,
-    GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HOST_ACTIVE, HOST_ERROR, HOST_INACTIVE, IDLE, KERNEL, MAX_HOST_EVENTS, OP_RDPMC,
-    OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_HOST, host_event_t, machine_t,
+    GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HOST_ACTIVE, HOST_ERROR, HOST_INACTIVE, IDLE, KERNEL, OP_RDPMC,
+    OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_HOST,
 )
+from vpmu_core.perfevents cimport host_event_t
+from vpmu_core.placement cimport place_events
+from vpmu_core.state cimport MAX_HOST_EVENTS, machine_t
 from vpmu_core.unit cimport (
-    FIXED_SLOT, LVTPC_NMI, NO_EVENT, SELECTOR_ENABLE, SLOTS, bits_of, width_mask, write_fixed_ctr_ctrl, write_selector,
+    FIXED_SLOT, LVTPC_NMI, NO_EVENT, SELECTOR_ENABLE, bits_of, width_mask, write_fixed_ctr_ctrl, write_selector,
 )
 
 cdef uint32_t SCHEDULED = (1 << HOST_ACTIVE) | (1 << HOST_INACTIVE)  # states in which perf would let an event count
@@ -91,33 +94,19 @@ cdef void _sort(const machine_t *m, uint32_t members, list_t *order) noexcept no
 
 
 cdef bint _assign(const machine_t *m, const list_t *events, int8_t *slots) noexcept nogil:
-    """Give each event a counter: the previous ones if they still fit, else by weight, fixed counters first."""
+    cdef uint32_t allowed[MAX_HOST_EVENTS]
+    cdef int8_t previous[MAX_HOST_EVENTS]
+    cdef int8_t assigned[MAX_HOST_EVENTS]
     cdef const host_event_t *e
-    cdef uint32_t used = 0, free
-    cdef int i = 0, k, weight
-    while i < events.n:
+    cdef int i
+    for i in range(events.n):
         e = &m.host_event[events.event[i]]
-        if e.previous_slot < 0 or not e.allowed >> e.previous_slot & 1 or used >> e.previous_slot & 1:
-            break
-        used |= <uint32_t>1 << e.previous_slot
-        slots[events.event[i]] = e.previous_slot
-        i += 1
-    if i == events.n:
-        return True
-    used = 0
-    for weight in range(SLOTS + 1):
-        for i in range(events.n):
-            k = events.event[i]
-            e = &m.host_event[k]
-            if popcount32(e.allowed) != weight:
-                continue
-            free = e.allowed & ~used
-            if not free:
-                return False
-            if free >> FIXED_SLOT:
-                free &= ~<uint32_t>0xFFFF
-            slots[k] = <int8_t>lowest_bit(free)
-            used |= <uint32_t>1 << slots[k]
+        allowed[i] = e.allowed
+        previous[i] = e.previous_slot
+    if not place_events(allowed, previous, events.n, assigned):
+        return False
+    for i in range(events.n):
+        slots[events.event[i]] = assigned[i]
     return True
 
 

@@ -1,13 +1,13 @@
 # KVM's software copy of a guest PMU: what its emulated and its mediated design share (arch/x86/kvm/pmu.c).
 from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
+from vpmu_core.kinds cimport (
+    ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_LVTPC, ACCESS_OVF_CTRL, ACCESS_SELECTOR,
+)
 from vpmu_core.unit cimport (
     EVENT_INSTRUCTIONS, FIXED_SLOT, SELECTOR_ENABLE, SELECTOR_OS, SELECTOR_USR, slots_of, write_fixed_ctr_ctrl, write_selector,
 )
 from vpmu_core.eventfilter cimport filter_slot
-from vpmu_core.state cimport (
-    ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_LVTPC, ACCESS_OVF_CTRL, ACCESS_SELECTOR,
-    access_t, machine_t,
-)
+from vpmu_core.state cimport access_t, machine_t
 
 
 cdef inline void access_registers(machine_t *m, access_t *a) noexcept nogil:

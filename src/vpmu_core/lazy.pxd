@@ -1,7 +1,8 @@
 # The lazy engine: jumps over exits that change nothing but clocks and tallies.
 from vpmu_core._types cimport int8_t, uint32_t, uint64_t
+from vpmu_core.kinds cimport ACTIVITIES, OP_CLASSES, ORIGINS, SPENT
 from vpmu_core.unit cimport SLOTS
-from vpmu_core.state cimport ACTIVITIES, MAX_GUEST_EVENTS, OP_CLASSES, ORIGINS, SPENT, machine_t
+from vpmu_core.state cimport MAX_GUEST_EVENTS, machine_t
 
 cdef enum:  # usable_t
     UNKNOWN = 0  # for the present state; to be found out

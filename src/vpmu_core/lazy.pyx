@@ -9,13 +9,16 @@ from libc.string cimport memcmp, memcpy, memset
 
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t, uint128_t
 from vpmu_core.activity cimport occurrences
+from vpmu_core.kinds cimport (
+    ACTIVITIES, BLIND, CAUSE_FILTERED, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, EFFECT_NONE, GUEST_HANDLER,
+    GUEST_KERNEL, GUEST_USER, HOST_TASK, HYPERVISOR, IDLE, OP_CLASSES, ORIGINS, PHASE_RUN, SPENT, SPENT_HANDLING,
+    SPENT_IDLE, USERSPACE,
+)
+from vpmu_core.perfevents cimport guest_event_t, host_event_t, vcpu_counter_t
 from vpmu_core.unit cimport SLOTS, enabled, pmu_t, width_mask
 from vpmu_core.counting cimport advance_to_now, refresh_rates
 from vpmu_core.state cimport (
-    ACTIVITIES, BLIND, CAUSE_FILTERED, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, EFFECT_NONE, GUEST_HANDLER,
-    GUEST_KERNEL, GUEST_USER, HOST_TASK, HYPERVISOR, IDLE, MAX_GUEST_EVENTS, MAX_HOST_EVENTS, OP_CLASSES, ORIGINS,
-    PHASE_RUN, SPENT, SPENT_HANDLING, SPENT_IDLE, USERSPACE, controls_t, guest_event_t, host_event_t, machine_t,
-    planned_exit_t, pmi_tally_t, trace_t, vcpu_counter_t,
+    MAX_GUEST_EVENTS, MAX_HOST_EVENTS, controls_t, machine_t, planned_exit_t, pmi_tally_t, trace_t,
 )
 from vpmu_core.random cimport draw_gap, draw_kind, instant_of, next_regular, stream_t
 from vpmu_core.timeline cimport draw_work, vm_exit

@@ -1,11 +1,11 @@
 # A machine as a Python object, and its beginning and end.
 from vpmu_core._types cimport uint64_t
+from vpmu_core.blocks cimport program_t
 from vpmu_core.lazy cimport lazy_t
+from vpmu_core.perfevents cimport guest_event_t, guest_timer_t, host_event_t
 from vpmu_core.registers cimport RegisterFile
 from vpmu_core.random cimport sfc64_t, stream_t
-from vpmu_core.state cimport (
-    event_filter_t, filter_change_t, guest_event_t, guest_timer_t, host_event_t, machine_t, program_t,
-)
+from vpmu_core.state cimport event_filter_t, filter_change_t, machine_t
 
 cdef enum:
     SLICE = 1 << 16  # guest segments between two returns to Python, a few tens of milliseconds

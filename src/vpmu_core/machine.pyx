@@ -5,22 +5,26 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from vpmu_core._types cimport ALL_ONES, NEVER, int64_t, uint16_t, uint32_t, uint64_t
+from vpmu_core.blocks cimport program_t
 from vpmu_core.eventfilter cimport filter_slots
 from vpmu_core.guestperf cimport pmi_handler, read_out, run_program, serve_timers, set_up
 from vpmu_core.guestperiod cimport limit_samples
 from vpmu_core.hostperf cimport read_host_events
 from vpmu_core.hostsched cimport FLEXIBLE, TASK
+from vpmu_core.kinds cimport (
+    ACTIVITIES, CAUSES, CAUSE_NONE, FLIGHT_GUEST, HOST_ACTIVE, HOST_INACTIVE, OP_CLASSES, ORIGINS, PHASES,
+    PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, TIMERS, TIMER_INTERVAL,
+    TIMER_ROTATION, TIMER_SWITCH, TIMER_TICK, USERSPACE,
+)
 from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
 from vpmu_core.msr cimport reset
+from vpmu_core.perfevents cimport guest_event_t, guest_timer_t, host_event_t
 from vpmu_core.unit cimport FIXED_SLOT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS
 from vpmu_core.random cimport logarithm_table, sfc64_seed, sfc64_t, stream_t
 from vpmu_core.counting cimport meter, rate_slots, running_clock
 from vpmu_core.state cimport (
-    ACTIVITIES, CAUSES, CAUSE_NONE, FLIGHT_GUEST, HOST_ACTIVE, HOST_INACTIVE, MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS,
-    OP_CLASSES, ORIGINS, PHASES, PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE,
-    TIMERS, TIMER_INTERVAL, TIMER_ROTATION, TIMER_SWITCH, TIMER_TICK, USERSPACE, design_t, event_filter_t,
-    filter_change_t, guest_event_t, guest_timer_t, host_event_t, machine_t, planned_exit_t, program_step_t, program_t,
-    trace_t,
+    MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS, design_t, event_filter_t, filter_change_t, machine_t, planned_exit_t,
+    program_step_t, trace_t,
 )
 from vpmu_core.switchprogram cimport compile_end, compile_step, price_programs, tally_switches
 from vpmu_core.timeline cimport run, start

@@ -2,12 +2,13 @@
 from vpmu_core._types cimport lowest_bit, popcount32, uint32_t, uint64_t
 from vpmu_core.eventfilter cimport load_control
 from vpmu_core.counting cimport host_activity, host_advance, spend, tally
-from vpmu_core.kvmpmu cimport access_registers
-from vpmu_core.state cimport (
+from vpmu_core.kinds cimport (
     ACCESS_COUNTER, ACCESS_GLOBAL_STATUS, ACCESS_LVTPC, ACCESS_OVF_CTRL, ACCESS_RDPMC, COST_RDMSR, COST_RDPMC,
     COST_WRMSR, COST_WRMSR_LVTPC, OP_RDMSR, OP_RDPMC, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC,
-    OP_WRMSR_SELECTOR, ORIGIN_HYPERVISOR, access_t, machine_t,
+    OP_WRMSR_SELECTOR, ORIGIN_HYPERVISOR,
 )
+from vpmu_core.kvmpmu cimport access_registers
+from vpmu_core.state cimport access_t, machine_t
 from vpmu_core.switching cimport GUEST_VECTOR
 from vpmu_core.timeline cimport request_guest_pmi
 from vpmu_core.unit cimport (

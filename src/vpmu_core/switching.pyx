@@ -3,14 +3,13 @@
 from libc.string cimport memcpy
 
 from vpmu_core._types cimport NEVER, uint16_t, uint32_t, uint64_t
+from vpmu_core.blocks cimport block_t, program_t, straight_t
 from vpmu_core.hostperf cimport host_events_in, host_events_out
+from vpmu_core.kinds cimport COST_WRMSR, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_SELECTOR, ORIGIN_HYPERVISOR
 from vpmu_core.lanes cimport clear_lanes, nonzero_lanes, replace_lanes, save_lanes
 from vpmu_core.unit cimport FIXED_LANES, FIXED_SLOT, GP_LANES, LVTPC_MASKED, LVTPC_NMI
 from vpmu_core.counting cimport host_activity, host_advance
-from vpmu_core.state cimport (
-    COST_WRMSR, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_SELECTOR, ORIGIN_HYPERVISOR, block_t, machine_t, program_t,
-    straight_t,
-)
+from vpmu_core.state cimport machine_t
 from vpmu_core.switchprogram cimport (
     FIXED_CTR_CTRL_GUEST, FIXED_CTR_CTRL_ZERO, LOOP_COUNTER_DIFFERS, LOOP_COUNTER_GUEST, LOOP_COUNTER_NONZERO,
     LOOP_COUNTER_ZERO, LOOP_SAVE, LOOP_SELECTOR_GUEST, LOOP_SELECTOR_NONZERO, LOOP_SELECTOR_ZERO, POINT_END,

@@ -1,6 +1,7 @@
 # Switch programs: sequences of steps, compiled.
 from vpmu_core._types cimport uint16_t
-from vpmu_core.state cimport machine_t, program_t
+from vpmu_core.blocks cimport program_t
+from vpmu_core.state cimport machine_t
 
 cdef enum:  # operation of a step, the order of vpmu._sequences
     PERF_LOAD = 0

@@ -7,11 +7,13 @@ somebody could notice the time. How often operations without a condition access 
 and only conditional writes are tallied one by one.
 """
 from vpmu_core._types cimport popcount32, uint8_t, uint16_t, uint32_t, uint64_t
-from vpmu_core.unit cimport FIXED_SLOT
-from vpmu_core.state cimport (
-    COST_PERF_GUEST_CONTEXT, COST_RDMSR, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC, OP_RDMSR, OP_RDPMC, OP_WRMSR_COUNTER,
-    OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_HYPERVISOR, PHASES, block_t, machine_t, program_t, straight_t,
+from vpmu_core.blocks cimport block_t, program_t, straight_t
+from vpmu_core.kinds cimport (
+    COST_PERF_GUEST_CONTEXT, COST_RDMSR, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC, OP_RDMSR, OP_RDPMC,
+    OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_HYPERVISOR, PHASES,
 )
+from vpmu_core.unit cimport FIXED_SLOT
+from vpmu_core.state cimport machine_t
 
 
 cdef block_t *_close(program_t *p, int point) noexcept:

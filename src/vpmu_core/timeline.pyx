@@ -5,15 +5,16 @@ from vpmu_core.counting cimport apply_ideal, guest_segment, host_activity, host_
 from vpmu_core.eventfilter cimport change_filter
 from vpmu_core.hostsample cimport host_code, serve_tick
 from vpmu_core.hostsched cimport serve_rotation, timer_due
-from vpmu_core.unit cimport LVTPC_MASKED, enabled, width_mask
-from vpmu_core.random cimport draw_gap, draw_kind, next_regular, stream_t
-from vpmu_core.state cimport (
+from vpmu_core.kinds cimport (
     CAUSE_EMULATED_INSTRUCTION, CAUSE_FILTERED, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, COST_INTERRUPT_EXIT,
     COST_MSR_EMULATION, COST_MSR_LIST_ENTRY, COST_PMI_INJECTION, COST_VM_ENTRY, COST_VM_EXIT, EFFECT_ACCESS,
     EFFECT_KICK, EFFECT_NMI, EFFECT_NONE, EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, FASTPATH, FLIGHT_GUEST, HANDLER,
-    HOST_TASK, IDLE, KERNEL, SPENT_HANDLING, SPENT_IDLE, STOPPED_NO_PROGRESS, USERSPACE, WORK, access_t, design_t,
-    guest_event_t, machine_t, planned_exit_t,
+    HOST_TASK, IDLE, KERNEL, SPENT_HANDLING, SPENT_IDLE, STOPPED_NO_PROGRESS, USERSPACE, WORK,
 )
+from vpmu_core.perfevents cimport guest_event_t
+from vpmu_core.unit cimport LVTPC_MASKED, enabled, width_mask
+from vpmu_core.random cimport draw_gap, draw_kind, next_regular, stream_t
+from vpmu_core.state cimport access_t, design_t, machine_t, planned_exit_t
 
 
 # -- PMIs -------------------------------------------------------------------------------------------------------------

@@ -5,13 +5,14 @@ from libc.string cimport memset
 
 from vpmu_core._types cimport lowest_bit, uint32_t
 from vpmu_core.hostsched cimport thread_sleeps, thread_wakes
+from vpmu_core.kinds cimport (
+    COST_HOST_NMI, COST_PMI_INJECTION, COST_WRMSR_LVTPC, EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, FIRST_OWN_FLAG,
+    HOST_CEDED, KERNEL, OP_WRMSR_LVTPC, ORIGIN_HYPERVISOR,
+)
 from vpmu_core.resident cimport access_resident, request_for_each, retire_resident
 from vpmu_core.unit cimport EVENT_INSTRUCTIONS, LVTPC_MASKED, slots_of
 from vpmu_core.counting cimport spend, tally
-from vpmu_core.state cimport (
-    COST_HOST_NMI, COST_PMI_INJECTION, COST_WRMSR_LVTPC, EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, FIRST_OWN_FLAG, HOST_CEDED,
-    KERNEL, OP_WRMSR_LVTPC, ORIGIN_HYPERVISOR, design_t, machine_t,
-)
+from vpmu_core.state cimport design_t, machine_t
 from vpmu_core.timeline cimport pend_nmi, vm_exit
 
 cdef enum:

@@ -14,11 +14,13 @@ from vpmu_core.designs.emulated cimport (
 )
 from vpmu_core.hostsample cimport host_arrive, host_nmi_handler
 from vpmu_core.hostsched cimport place_host_events, thread_sleeps, write_host_nibble, write_host_selector
-from vpmu_core.kvmpmu cimport locally_enabled, recompute_counting
-from vpmu_core.state cimport (
+from vpmu_core.kinds cimport (
     ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_SELECTOR, COST_WRMSR, FIRST_OWN_FLAG, OP_WRMSR_SELECTOR,
-    ORIGIN_HYPERVISOR, REUSE_EVENTS, access_t, design_t, host_event_t, machine_t, vcpu_counter_t,
+    ORIGIN_HYPERVISOR, REUSE_EVENTS,
 )
+from vpmu_core.kvmpmu cimport locally_enabled, recompute_counting
+from vpmu_core.perfevents cimport host_event_t, vcpu_counter_t
+from vpmu_core.state cimport access_t, design_t, machine_t
 from vpmu_core.unit cimport (
     FIXED_SLOT, SELECTOR_ENABLE, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, slots_of, write_fixed_ctr_ctrl, write_selector,
 )

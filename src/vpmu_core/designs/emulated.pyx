@@ -9,17 +9,18 @@ from vpmu_core.hostperf cimport (
 )
 from vpmu_core.hostsample cimport host_arrive, host_nmi_handler
 from vpmu_core.hostsched cimport host_global_ctrl, place_host_events, thread_sleeps, thread_wakes
+from vpmu_core.kinds cimport (
+    ACCESS_COUNTER, ACCESS_RDPMC, ACCESS_SELECTOR, CAUSE_FILTERED, CAUSE_NONE, CAUSE_NOT_SCHEDULED,
+    CAUSE_PERIOD_REJECTED, CAUSE_WRONG_COUNTER, COST_PERF_CREATE, COST_PERF_PERIOD, COST_REPROGRAM, FIRST_OWN_FLAG,
+    HOST_ACTIVE, REQUEST_CLEANUP, REUSE_EVENTS,
+)
 from vpmu_core.kvmpmu cimport access_registers, counting_at, locally_enabled, recompute_counting
+from vpmu_core.perfevents cimport guest_event_t, vcpu_counter_t
 from vpmu_core.unit cimport (
     FIXED_SLOT, SELECTOR_OS, SELECTOR_USR, bits_of, enabled, pmu_t, slots_of, width_mask,
 )
 from vpmu_core.counting cimport meter, spend
-from vpmu_core.state cimport (
-    ACCESS_COUNTER, ACCESS_RDPMC, ACCESS_SELECTOR, CAUSE_FILTERED, CAUSE_NONE, CAUSE_NOT_SCHEDULED,
-    CAUSE_PERIOD_REJECTED, CAUSE_WRONG_COUNTER, COST_PERF_CREATE, COST_PERF_PERIOD, COST_REPROGRAM,
-    FIRST_OWN_FLAG, HOST_ACTIVE, REQUEST_CLEANUP, REUSE_EVENTS, access_t, design_t,
-    guest_event_t, machine_t, vcpu_counter_t,
-)
+from vpmu_core.state cimport access_t, design_t, machine_t
 from vpmu_core.timeline cimport request_guest_pmi
 
 

@@ -10,16 +10,17 @@ from vpmu_core._types cimport lowest_bit, uint32_t
 from vpmu_core.eventfilter cimport load_control
 from vpmu_core.hostsample cimport host_nmi_handler
 from vpmu_core.hostsched cimport place_host_events, thread_sleeps, thread_wakes
+from vpmu_core.kinds cimport (
+    ACCESS_COUNTER, ACCESS_GLOBAL_CTRL, ACCESS_RDPMC, COST_HOST_NMI, COST_REPROGRAM, EFFECT_PMI,
+    EXIT_EXTERNAL_INTERRUPT, FASTPATH, FLIGHT_GUEST, FLIGHT_HOST, KERNEL, SWITCH_AROUND_BLOCKING,
+    SWITCH_AROUND_USERSPACE, USERSPACE, WINDOW_IS_GUEST,
+)
 from vpmu_core.kvmpmu cimport access_registers, counting_at, recompute_counting
 from vpmu_core.resident cimport access_resident, request_for_each, retire_resident, write_resident_controls
 from vpmu_core.unit cimport LVTPC_NMI, bits_of, slots_of, width_mask
 from vpmu_core.switching cimport load_guest, put_guest
 from vpmu_core.counting cimport spend
-from vpmu_core.state cimport (
-    ACCESS_COUNTER, ACCESS_GLOBAL_CTRL, ACCESS_RDPMC, COST_HOST_NMI, COST_REPROGRAM, EFFECT_PMI,
-    EXIT_EXTERNAL_INTERRUPT, FASTPATH, FLIGHT_GUEST, FLIGHT_HOST, KERNEL, SWITCH_AROUND_BLOCKING,
-    SWITCH_AROUND_USERSPACE, USERSPACE, WINDOW_IS_GUEST, access_t, design_t, machine_t,
-)
+from vpmu_core.state cimport access_t, design_t, machine_t
 from vpmu_core.timeline cimport check_arrival, request_guest_pmi, vm_exit
 
 

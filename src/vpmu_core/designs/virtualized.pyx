@@ -12,8 +12,9 @@ from vpmu_core.counting cimport spend
 from vpmu_core.designs.mediated cimport mediated_access, mediated_requests, mediated_retire
 from vpmu_core.hostsample cimport host_nmi_handler
 from vpmu_core.hostsched cimport place_host_events, thread_sleeps, thread_wakes
+from vpmu_core.kinds cimport COST_HARDWARE_PMU_SWITCH, FLIGHT_GUEST, FLIGHT_HOST
 from vpmu_core.unit cimport LVTPC_MASKED
-from vpmu_core.state cimport COST_HARDWARE_PMU_SWITCH, FLIGHT_GUEST, FLIGHT_HOST, design_t, machine_t
+from vpmu_core.state cimport design_t, machine_t
 from vpmu_core.switching cimport load_guest, put_guest
 from vpmu_core.timeline cimport pend_nmi
 
