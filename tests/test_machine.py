@@ -418,6 +418,25 @@ def test_a_storm_ends_with_no_progress():
         assert any("no-progress" in violation for violation in result.violations), design
 
 
+@pytest.mark.parametrize("period", [1, 2])
+def test_a_storm_of_pmis_that_cost_nothing_ends(period):
+    """Each trapped access retires an instruction, which overflows: PMI follows PMI while no time passes."""
+    scenario = vpmu.Scenario(
+        design="mediated", workload="fio-4k-read", guest_perf=(f"record:instructions:period={period}",), seconds="0.0001"
+    )
+    timed = plan(scenario)
+    planned = dataclasses.replace(
+        timed,
+        costs=dict.fromkeys(timed.costs, 0),
+        cpu=dataclasses.replace(timed.cpu, skid=vpmu.Skid(0, 0)),
+    )
+    found = slow.run(planned)
+    assert found["stopped"] == "no-progress"
+    assert found["handlers"] == 1000
+    assert fast(planned) == found
+    assert fast(planned, "lazy") == found
+
+
 def test_a_lost_pmi_ends_sampling_and_is_said():
     """An overflow between the handler's GLOBAL_CTRL and LVTPC writes finds LVTPC masked: dropped (SDM 10.5.1)."""
     scenario = vpmu.Scenario(

@@ -1,6 +1,6 @@
 # Clocks and counters: how time passes, what counts meanwhile, and the ledger.
 from vpmu_core._types cimport uint64_t
-from vpmu_core.kinds cimport BLIND, HYPERVISOR, IDLE
+from vpmu_core.kinds cimport BLIND, HANDLERS_AT_ONCE, HYPERVISOR, IDLE
 from vpmu_core.perfevents cimport guest_event_t
 from vpmu_core.unit cimport pmu_t
 from vpmu_core.state cimport access_t, machine_t
@@ -19,6 +19,11 @@ cdef inline int host_activity(const machine_t *m) noexcept nogil:
 
 cdef inline uint64_t running_clock(const machine_t *m) noexcept nogil:
     return m.wall - m.clock[IDLE]
+
+
+cdef inline bint exhausted(const machine_t *m) noexcept nogil:
+    # Time ran out for the guest, or stands still while PMI follows PMI: the run is stopped, a read-out left alone.
+    return running_clock(m) > (m.patience if m.finishing else 2 * m.end) or m.handlers_at_once > HANDLERS_AT_ONCE
 
 
 cdef inline void host_advance(machine_t *m, int a, uint64_t cycles) noexcept nogil:

@@ -1,7 +1,7 @@
 # cython: freethreading_compatible=True
 """Host perf's scheduler: which events count where, and what moving them costs (Linux kernel/events/core.c, x86_pmu_enable())."""
 from vpmu_core._types cimport NEVER, int8_t, int64_t, lowest_bit, popcount32, uint32_t, uint64_t
-from vpmu_core.counting cimport host_activity, host_advance, running_clock, spend, tally
+from vpmu_core.counting cimport exhausted, host_activity, host_advance, spend, tally
 from vpmu_core.hostperf cimport set_period, update_count
 from vpmu_core.kinds cimport (
     BLIND, COST_PERF_RESCHED_EVENT, COST_PERF_ROTATE, COST_PERF_TASK_SWITCH, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC,
@@ -335,9 +335,7 @@ cdef bint timer_due(const machine_t *m) noexcept nogil:
         return False
     if m.blind and m.flags >> KERNEL & 1:
         return False  # the next kernel exit switches
-    if m.finishing:
-        return running_clock(m) <= m.patience
-    return running_clock(m) <= 2 * m.end
+    return not exhausted(m)
 
 
 cdef void set_tick(machine_t *m, uint64_t wall) noexcept nogil:

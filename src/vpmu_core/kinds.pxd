@@ -125,6 +125,9 @@ cdef enum:  # host_state
     HOST_CEDED = 3  # the host has given its PMU up
     HOST_INACTIVE = 4  # flexible, and waits for its turn
 
+cdef enum:
+    HANDLERS_AT_ONCE = 1000  # so many PMI handlers without a cycle between them are a storm
+
 cdef enum:  # of machine_t.flight: whose PMI
     FLIGHT_GUEST = 1
     FLIGHT_HOST = 2

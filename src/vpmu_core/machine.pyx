@@ -84,6 +84,7 @@ cdef void finish(machine_t *m) noexcept nogil:
     m.stopped = RUNNING
     m.phase = PHASE_READOUT
     m.patience = running_clock(m) + 2 * m.end
+    m.handlers_at_once = 0
     read_out(m)
     for i in range(m.guest_events):
         meter(m, &m.guest_event[i], CAUSE_NONE)

@@ -149,6 +149,8 @@ cdef struct machine_s:
     bint guest_pmu_on  # guest perf's cpuc->enabled
     bint finishing  # the read-out: nothing stops it
     uint64_t patience  # running clock after which a read-out is left alone by NMIs and host interrupts
+    uint64_t handlers_since  # wall instant at which the guest's latest PMI handler began
+    uint32_t handlers_at_once  # of its PMI handlers, how many have begun at that instant
     bint ended
     bint yielded
     bint has_host

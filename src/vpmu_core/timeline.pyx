@@ -1,7 +1,7 @@
 # cython: freethreading_compatible=True
 """The time line of one logical CPU: PMIs, exits and guest code (docs/machine.md, sections 3 to 6)."""
 from vpmu_core._types cimport NEVER, lowest_bit, uint8_t, uint32_t, uint64_t
-from vpmu_core.counting cimport apply_ideal, guest_segment, host_activity, host_advance, running_clock, spend
+from vpmu_core.counting cimport apply_ideal, exhausted, guest_segment, host_activity, host_advance, running_clock, spend
 from vpmu_core.eventfilter cimport change_filter
 from vpmu_core.hostsample cimport host_code, serve_tick
 from vpmu_core.hostsched cimport serve_rotation, timer_due
@@ -9,7 +9,7 @@ from vpmu_core.kinds cimport (
     CAUSE_EMULATED_INSTRUCTION, CAUSE_FILTERED, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, COST_INTERRUPT_EXIT,
     COST_MSR_EMULATION, COST_MSR_LIST_ENTRY, COST_PMI_INJECTION, COST_VM_ENTRY, COST_VM_EXIT, EFFECT_ACCESS,
     EFFECT_KICK, EFFECT_NMI, EFFECT_NONE, EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, FASTPATH, FLIGHT_GUEST, HANDLER,
-    HOST_TASK, IDLE, KERNEL, SPENT_HANDLING, SPENT_IDLE, STOPPED_NO_PROGRESS, USERSPACE, WORK,
+    HANDLERS_AT_ONCE, HOST_TASK, IDLE, KERNEL, SPENT_HANDLING, SPENT_IDLE, STOPPED_NO_PROGRESS, USERSPACE, WORK,
 )
 from vpmu_core.perfevents cimport guest_event_t
 from vpmu_core.unit cimport LVTPC_MASKED, enabled, width_mask
@@ -134,13 +134,13 @@ cdef inline void _handle(machine_t *m, uint64_t cycles, bint userspace) noexcept
 
 cdef inline bint _left_alone(const machine_t *m) noexcept nogil:
     # A storm must not keep a read-out from its end: past its patience it takes no NMI and no host interrupt.
-    return m.finishing and running_clock(m) > m.patience
+    return m.finishing and exhausted(m)
 
 
 cdef void _due_interrupts(machine_t *m) noexcept nogil:
     cdef uint64_t handling
     while running_clock(m) >= m.next_wall and not _left_alone(m):
-        if running_clock(m) > 2 * m.end and not m.finishing:
+        if exhausted(m):
             m.stopped = STOPPED_NO_PROGRESS
             return
         handling = m.exits[m.next_wall_kind].handling
@@ -287,7 +287,7 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
     cdef bint left_alone, undisturbed
     cdef planned_exit_t *wall
     while True:
-        if m.stopped or (running_clock(m) > 2 * m.end and not m.finishing):
+        if m.stopped or (exhausted(m) and not m.finishing):
             m.stopped = STOPPED_NO_PROGRESS
             return cycles
         if m.wall >= m.pmi_arrival:
@@ -300,7 +300,12 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
             continue
         left_alone = _left_alone(m)
         if m.nmi_pending and not m.nmi_in_service and not left_alone:
-            m.guest_pmi_handler(m)
+            if m.handlers_since != m.wall:
+                m.handlers_since = m.wall
+                m.handlers_at_once = 0
+            m.handlers_at_once += 1
+            if m.handlers_at_once <= HANDLERS_AT_ONCE:
+                m.guest_pmi_handler(m)
             continue
         if running_clock(m) >= m.next_wall and not left_alone:
             wall = &m.exits[m.next_wall_kind]

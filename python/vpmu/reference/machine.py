@@ -22,6 +22,9 @@ from ._program import run_program
 from ._random import NEVER, Arrivals, Replay, Sfc64, uniform
 from ._tally import Tally
 
+#: So many PMI handlers without a cycle between them are a storm.
+_HANDLERS_AT_ONCE = 1000
+
 FASTPATH, KERNEL, USERSPACE = range(3)
 
 #: (cost name, cycles) of what an exit's handling consists of.
@@ -98,6 +101,9 @@ class Machine:
         self.readings: list[tuple[int, int]] = []
         #: Running clock from which the read-out is left alone by host interrupts and PMIs.
         self._patience = NEVER
+        #: Instant of the latest PMI handler, and how many have begun there.
+        self._handled_at = NEVER
+        self._handlers_at_once = 0
 
         self._skid = Sfc64(plan.seeds["skid"])
         self._work = Arrivals(plan.work, plan.seeds["work"])
@@ -131,6 +137,7 @@ class Machine:
         result["host"] = self.host.finish() if self.design.has_host else []
         self._finishing = True
         self._patience = self.clocks.running + 2 * self.plan.end
+        self._handlers_at_once = 0
         self.tally.phase = "readout"
         if self.design.has_guest_perf:
             self.perf.read_out()
@@ -260,12 +267,16 @@ class Machine:
         self._run_guest(False, self.costs[name] if cycles is None else cycles, name)
 
     def _no_progress(self) -> bool:
-        """The guest has had its time twice over and is still not done."""
-        return not self._finishing and self.clocks.running > 2 * self.plan.end
+        """The guest has had its time twice over and is still not done, or handles PMIs while no time passes."""
+        return not self._finishing and (
+            self.clocks.running > 2 * self.plan.end or self._handlers_at_once > _HANDLERS_AT_ONCE
+        )
 
     def _left_alone(self) -> bool:
         """In a read-out, which is not stopped as a run is, that a storm might never let finish."""
-        return self.clocks.running > self._patience
+        return self.clocks.running > self._patience or (
+            self._finishing and self._handlers_at_once > _HANDLERS_AT_ONCE
+        )
 
     def _run_guest(self, work: bool, n: int, name: str = "") -> int:
         """Run workload or handler code.
@@ -299,7 +310,10 @@ class Machine:
                 continue
             left_alone = self._left_alone()
             if self.perf.nmi_pending and not self.perf.in_service and not left_alone:
-                self.perf.handle_nmi()
+                self._handlers_at_once = self._handlers_at_once + 1 if self._handled_at == wall else 1
+                self._handled_at = wall
+                if self._handlers_at_once <= _HANDLERS_AT_ONCE:
+                    self.perf.handle_nmi()
                 continue
             if clocks.running >= self._next_wall and not left_alone:
                 kind = self._wall_kind
