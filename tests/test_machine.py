@@ -422,7 +422,10 @@ def test_a_storm_ends_with_no_progress():
 def test_a_storm_of_pmis_that_cost_nothing_ends(period):
     """Each trapped access retires an instruction, which overflows: PMI follows PMI while no time passes."""
     scenario = vpmu.Scenario(
-        design="mediated", workload="fio-4k-read", guest_perf=(f"record:instructions:period={period}",), seconds="0.0001"
+        design="mediated",
+        workload="fio-4k-read",
+        guest_perf=(f"record:instructions:period={period}",),
+        seconds="0.0001",
     )
     timed = plan(scenario)
     planned = dataclasses.replace(
