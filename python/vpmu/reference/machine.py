@@ -274,9 +274,7 @@ class Machine:
 
     def _left_alone(self) -> bool:
         """In a read-out, which is not stopped as a run is, that a storm might never let finish."""
-        return self.clocks.running > self._patience or (
-            self._finishing and self._handlers_at_once > _HANDLERS_AT_ONCE
-        )
+        return self.clocks.running > self._patience or (self._finishing and self._handlers_at_once > _HANDLERS_AT_ONCE)
 
     def _run_guest(self, work: bool, n: int, name: str = "") -> int:
         """Run workload or handler code.
