@@ -1,6 +1,7 @@
 from typing import Any
 
 from vpmu._plan import Plan
+from vpmu_core.planned import Planned
 
 CAUSE_NAMES: tuple[str | None, ...]
 OP_NAMES: tuple[str, ...]
@@ -9,9 +10,7 @@ GUEST_TIMER_NAMES: tuple[str, ...]
 PHASE_NAMES: tuple[str, ...]
 PMU_EXIT_NAMES: tuple[str, ...]
 
-class Machine:
-    @property
-    def plan(self) -> Plan: ...
+class Machine(Planned):
     @property
     def progress(self) -> tuple[int, int]: ...
     def __init__(self, plan: Plan, engine: str = "lazy") -> None: ...

@@ -12,15 +12,15 @@ from importlib import import_module
 
 from .._plan import Plan
 from .._registry import design
-from ._clocks import GUEST, GUEST_HANDLER, HOST_TASK, IDLE, Clocks, Rates, Step
-from ._counters import INSTRUCTIONS, Counters, event_codes
+from ._clocks import HOST_TASK, IDLE
+from ._counters import INSTRUCTIONS
 from ._designs import Design
 from ._guestperf import GuestPerf
 from ._hostevents import ACTIVE
 from ._hostperf import HostPerf
+from ._passing import Passing
 from ._program import run_program
-from ._random import NEVER, Arrivals, Replay, Sfc64, uniform
-from ._tally import Tally
+from ._random import NEVER, Arrivals, Replay
 
 #: So many PMI handlers without a cycle between them are a storm.
 _HANDLERS_AT_ONCE = 1000
@@ -42,25 +42,7 @@ class _StoppedError(Exception):
     """The run makes no progress; unwinds perf code of the guest where it is."""
 
 
-class Lvtpc:
-    """The hardware's local APIC entry for PMIs: the host's NMI or the guest's vector 0xf5."""
-
-    def __init__(self) -> None:
-        self.guest_vector = False
-        self.masked = False
-
-    def set_host(self) -> None:
-        """NMI, unmasked."""
-        self.guest_vector = False
-        self.masked = False
-
-    def set_guest(self, masked: bool) -> None:
-        """PERF_GUEST_MEDIATED_PMI_VECTOR with the guest's mask."""
-        self.guest_vector = True
-        self.masked = masked
-
-
-class Machine:
+class Machine(Passing):
     """All state of one run.
 
     Parameters
@@ -71,30 +53,11 @@ class Machine:
     """
 
     def __init__(self, plan: Plan, cycle_by_cycle: bool = False) -> None:
-        self.plan = plan
-        self.costs = plan.costs
-        self.clocks = Clocks(plan.user_share)
-        self.rates = Rates(plan.rates)
-        self.codes = event_codes(plan)
-        self.tally = Tally(len(plan.exits))
-        self._cycle_by_cycle = cycle_by_cycle
-
-        self.guest_model = plan.cpu if plan.owns_hardware else plan.guest_cpu
-        self.hardware = Counters(plan.cpu, self.codes)
-        self.ideal = Counters(self.guest_model, self.codes)
-        self.lvtpc = Lvtpc()
-        #: The mask of the guest's LVTPC; reset sets it (SDM vol. 3A, "Local APIC State After Reset").
-        self.guest_lvtpc_masked = True
+        super().__init__(plan, cycle_by_cycle)
         self.host = HostPerf(self)
         self.design = _design_class(plan)(self)
         self.perf = GuestPerf(self)
 
-        self.in_guest = False
-        self._in_flight: int | None = None
-        #: Whose PMI is in flight: the guest's, the host's own events'.
-        self._whose: set[str] = set()
-        self._vector_pending = False
-        self._pmi_requested = False
         self._stopped = False
         self._finishing = False
         #: What the guest's own program has read, and should have.
@@ -105,7 +68,6 @@ class Machine:
         self._handled_at = NEVER
         self._handlers_at_once = 0
 
-        self._skid = Sfc64(plan.seeds["skid"])
         self._work = Arrivals(plan.work, plan.seeds["work"])
         self._replay = Replay(plan.trace) if plan.trace is not None else None
         self._wall = Arrivals(plan.wall, plan.seeds["wall"])
@@ -207,60 +169,7 @@ class Machine:
         gap, self._wall_kind = self._wall.draw()
         self._next_wall += gap
 
-    # Time.
-
-    def _advance(self, step: Step) -> list[int]:
-        """Let a step happen; return the hardware counters that wrapped."""
-        self.host.account(step)
-        wrapped = self.hardware.advance(step, self.rates)
-        if step[0][0] in GUEST:
-            self.perf.account(step)
-            self.ideal.advance(step, self.rates)
-        self.clocks.move(step)
-        return wrapped
-
-    def spend(self, activity: int, cycles: int, name: str) -> None:
-        """Host code runs. Only counters of sampling host events wrap in it."""
-        self.tally.spent[name] += cycles
-        self._host_code(activity, cycles)
-
-    def _host_code(self, activity: int, cycles: int) -> None:
-        step = self.clocks.ahead(activity, cycles)
-        instant = self.clocks.wall
-        if self.host.samples and self.hardware.would_wrap(step, self.rates):
-            instant += self._until_wrap(activity, cycles)
-        for c in self._advance(step):
-            self._overflow(c, instant)
-
-    def _until_wrap(self, activity: int, most: int) -> int:
-        """After how many cycles of host code the first counter wraps; ``most`` if none does before."""
-        none = 0
-        while most - none > 1:
-            middle = (none + most) // 2
-            if self.hardware.would_wrap(self.clocks.ahead(activity, middle), self.rates):
-                most = middle
-            else:
-                none = middle
-        return most
-
-    def handle(self, activity: int, cycles: int, name: str) -> None:
-        """Host code runs for longer: PMIs of host events arrive in it."""
-        if not self.host.samples or self.design.guest_state_loaded:
-            self.spend(activity, cycles, name)
-            return
-        self.tally.spent[name] += cycles
-        while True:
-            self.arrival_check()
-            piece = cycles if self._in_flight is None else min(cycles, self._in_flight - self.clocks.wall)
-            piece = self._until_wrap(activity, piece)
-            self._host_code(activity, piece)
-            cycles -= piece
-            if not cycles:
-                return
-
-    def pay(self, activity: int, name: str) -> None:
-        """Host code runs for as long as a primitive costs."""
-        self.spend(activity, self.costs[name], name)
+    # Guest code.
 
     def run_handler(self, name: str, cycles: int | None = None) -> None:
         """Perf code of the guest runs for as long as a primitive costs, or as it is told."""
@@ -348,29 +257,6 @@ class Machine:
                 self._overflow(c)
             if work and clocks.wall >= plan.end:
                 return max(n, 1)
-
-    def _ahead(self, work: bool, cycles: int) -> Step:
-        return self.clocks.workload_ahead(cycles) if work else self.clocks.ahead(GUEST_HANDLER, cycles)
-
-    def _advance_guest(self, work: bool, most: int) -> tuple[int, list[int]]:
-        """Run guest code until a counter wraps, at most so long; return how long, and what wrapped."""
-        if self._cycle_by_cycle:
-            for ran in range(1, most + 1):
-                wrapped = self._advance(self._ahead(work, 1))
-                if wrapped:
-                    return ran, wrapped
-            return most, []
-        cycles = most
-        if self.hardware.would_wrap(self._ahead(work, most), self.rates):
-            # Counts never fall, so the first cycle with a wrapped counter is found by bisection.
-            none = 0
-            while cycles - none > 1:
-                middle = (none + cycles) // 2
-                if self.hardware.would_wrap(self._ahead(work, middle), self.rates):
-                    cycles = middle
-                else:
-                    none = middle
-        return cycles, self._advance(self._ahead(work, cycles))
 
     # Exits.
 
@@ -524,76 +410,6 @@ class Machine:
                 self.ideal.counter[c] = (self.ideal.counter[c] + 1) % self.ideal.modulus(c)
                 ideal.add(c)
         self.perf.account_instruction(cpl, ideal, self.design.retire(cpl))
-
-    # PMIs.
-
-    def _overflow(self, c: int, instant: int | None = None) -> None:
-        """A hardware counter wrapped, now or at an instant of host code."""
-        self.hardware.status |= 1 << c
-        self.note_overflow(self.design.guest_counter_behind(c))
-        if not self.hardware.interrupts(c):
-            return
-        whose = "host" if any(event.in_hardware and event.counter == c for event in self.host.own) else "guest"
-        tally = self.tally.host_pmi if whose == "host" else self.tally.pmi
-        tally["raised"] += 1
-        if whose in self._whose:
-            tally["coalesced"] += 1
-        self._whose.add(whose)
-        if self._in_flight is None:
-            skid = self.plan.cpu.skid
-            requested = self.clocks.wall if instant is None else instant
-            self._in_flight = requested + uniform(self._skid.draw(), skid.minimum, skid.maximum)
-
-    def note_overflow(self, c: int) -> None:
-        """A guest counter overflowed now."""
-        self.perf.overflow_at[c] = self.clocks.wall
-
-    def arrival_check(self) -> None:
-        """In host mode: a PMI in flight may arrive now."""
-        if self._in_flight is not None and self.clocks.wall >= self._in_flight:
-            self._arrive()
-
-    def _arrive(self) -> None:
-        self._in_flight = None
-        whose, self._whose = self._whose, set()
-        if self.lvtpc.masked:
-            self.tally.pmi["lost"] += "guest" in whose
-            self.tally.host_pmi["lost"] += "host" in whose
-            return
-        # The local APIC sets the mask when it delivers (SDM vol. 3B, "Generating an Interrupt on Overflow").
-        self.lvtpc.masked = True
-        if self.in_guest:
-            self.design.pmi_in_guest(whose)
-        else:
-            self.design.pmi_in_host(whose)
-
-    def pend_vector(self) -> None:
-        """The guest's vector waits in the local APIC while the host has interrupts disabled."""
-        if self._vector_pending:
-            self.tally.pmi["coalesced"] += 1
-        self._vector_pending = True
-
-    def request_pmi(self) -> None:
-        """KVM_REQ_PMI."""
-        if self._pmi_requested:
-            self.tally.pmi["coalesced"] += 1
-        self._pmi_requested = True
-
-    def deliver_pmi(self) -> None:
-        """kvm_pmu_deliver_pmi(): through the guest's LVTPC, which an Intel guest finds masked afterwards."""
-        if self.guest_lvtpc_masked:
-            self.tally.pmi["lost"] += 1
-            return
-        self.guest_lvtpc_masked = True
-        self.pend_nmi()
-
-    def pend_nmi(self) -> None:
-        """An NMI for the guest; one may wait behind the one in service."""
-        if self.perf.nmi_pending:
-            self.tally.pmi["coalesced"] += 1
-        else:
-            self.perf.nmi_pending = True
-            self.tally.pmi["delivered"] += 1
 
 
 def run(plan: Plan, cycle_by_cycle: bool = False) -> dict[str, object]:

@@ -1,0 +1,6 @@
+from vpmu._plan import Plan
+
+class Planned:
+    @property
+    def plan(self) -> Plan: ...
+    def __init__(self, plan: Plan) -> None: ...
