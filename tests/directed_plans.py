@@ -90,6 +90,8 @@ def periods(theme: str) -> st.SearchStrategy[int]:
         return st.integers(5000, 100_003)
     if theme == "sparse":
         return st.integers(1, 5)
+    if theme == "reprogrammed":
+        return st.just(0) | st.integers(200, 600) | st.integers(600, 9000) | st.just(100_003) | leftover
     return st.sampled_from([0, 1, 2, 3]) | st.integers(1, 3000) | st.sampled_from([5003, 100_003]) | leftover
 
 
@@ -97,7 +99,7 @@ def periods(theme: str) -> st.SearchStrategy[int]:
 def guest_events(draw: st.DrawFn, planned: Plan, theme: str) -> tuple[PlannedGuestEvent, ...]:
     guest = planned.guest_cpu
     places = [i for i in range(8) if guest.gp_mask >> i & 1] + [32 + i for i in range(4) if guest.fixed_mask >> i & 1]
-    chosen = draw(st.lists(st.sampled_from(places), unique=True, max_size=5))
+    chosen = draw(st.lists(st.sampled_from(places), unique=True, max_size=7 if theme == "reprogrammed" else 5))
     emulated = theme == "emulated"
     if emulated:  # instructions at least, which the hypervisor's emulation takes to their wrap
         place = draw(st.sampled_from([0, 32])) if 32 in places else 0
@@ -107,7 +109,7 @@ def guest_events(draw: st.DrawFn, planned: Plan, theme: str) -> tuple[PlannedGue
     longest = LONGEST if guest.full_width_writes else (1 << 31) - 1
     events = []
     for place in chosen:
-        code = draw(st.sampled_from(sorted(CODES)))
+        code = draw(st.sampled_from([0xC0, 0xC0, *sorted(CODES)] if theme == "reprogrammed" else sorted(CODES)))
         code, event = (code, CODES[code]) if place < 32 else FIXED[place]
         user, kernel = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
         period = min(draw(periods(theme)), longest)
@@ -166,19 +168,22 @@ def replayed(draw: st.DrawFn, gap: int, kinds: int, far: bool) -> Trace:
 #: What a directed plan is directed at: anything; clocks near the end of their range; instructions that the hypervisor
 #: emulates up to a wrap; counters that stay zero for long; exits that end in the cycle of a host interrupt; PMIs that
 #: are lost because the handler's own accesses overflow a counter before LVTPC is unmasked, so that STATUS stays set;
-#: PMIs that arrive in the exit after their overflow.
-THEMES = ("any", "far", "emulated", "sparse", "wall", "lost", "late")
+#: PMIs that arrive in the exit after their overflow; exits that have the events behind guest counters reprogrammed.
+THEMES = ("any", "far", "emulated", "sparse", "wall", "lost", "late", "reprogrammed")
 
 
 @st.composite
 def directed_plans(draw: st.DrawFn, theme: str = "any", short: bool = False) -> Plan:
     """Plans at the edges; ``short`` ones are over before the slow machine becomes slow."""
-    spec = draw(st.sampled_from(all_designs()))
+    backing = tuple(spec for spec in all_designs() if vpmu.design(spec).backed_by_host_events)
+    spec = draw(st.sampled_from(backing if theme == "reprogrammed" else all_designs()))
     planned = base(spec, draw(st.sampled_from(CPUS)))
     design = vpmu.design(spec)
-    far, emulated, sparse, tight, lost, late = (theme == name for name in THEMES[1:])
+    far, emulated, sparse, tight, lost, late, reprogrammed = (theme == name for name in THEMES[1:])
     free = draw(st.sampled_from(["free", "free", "cheap"] if tight else ["free", "cheap", "usual", "usual"]))
     skid = draw(st.sampled_from([0, 0, 1, 2, 300, 9000, 40_000]))
+    if reprogrammed:
+        skid = draw(st.sampled_from([0, 300, 9000]))
     if late:
         skid = draw(st.integers(1, 5000))
     wide = draw(st.sampled_from([0, 0, 1, 5000]))
@@ -190,6 +195,8 @@ def directed_plans(draw: st.DrawFn, theme: str = "any", short: bool = False) -> 
         alike = (1 << 31, 1 << 32, *alike[2:])
     if lost:
         alike = (0, 1 << 32, *alike[2:])
+    if reprogrammed:
+        alike = tuple(draw(st.sampled_from([0, 1 << 18, 1 << 20, 1 << 26, 1 << 30])) for _ in range(9))
     if emulated:
         alike = (draw(st.sampled_from([0, 0, 1 << 18])), *alike[1:])
     other = tuple(draw(rate) for _ in range(9)) if not lost and draw(st.booleans()) else alike
@@ -209,12 +216,17 @@ def directed_plans(draw: st.DrawFn, theme: str = "any", short: bool = False) -> 
         if late
         else [1, 1, 2, 17, 700, 4000]
     )
-    gap = draw(st.sampled_from(gaps if far or tight or lost or late or emulated else [0, *gaps]))
-    wall_gap = draw(
-        st.sampled_from(
-            [0, 1 << 35] if far else [500, 2000] if tight else [0] if lost or late else [0, 0, 17, 500, 9000]
-        )
-    )
+    gap = draw(st.sampled_from(gaps if far or tight or lost or late or emulated or reprogrammed else [0, *gaps]))
+    walls = [0, 0, 17, 500, 9000]
+    if far:
+        walls = [0, 1 << 35]
+    elif tight:
+        walls = [500, 2000]
+    elif lost or late:
+        walls = [0]
+    elif reprogrammed:
+        walls = [0, 0, 30_000]
+    wall_gap = draw(st.sampled_from(walls))
     # All or none: with one that does, nothing else can be skipped for long.
     emulates = emulated or (not (lost or late) and draw(st.booleans()))
     kinds = tuple(
@@ -222,7 +234,7 @@ def directed_plans(draw: st.DrawFn, theme: str = "any", short: bool = False) -> 
             f"KIND{i}",
             draw(st.integers(0, 2)),
             draw(st.sampled_from([0, 3])),
-            emulates,
+            draw(st.sampled_from([True, True, False])) if reprogrammed else emulates,
             draw(st.sampled_from(times)),
             draw(st.sampled_from([0, 0, 0, 3, 5000])),
         )
@@ -231,7 +243,7 @@ def directed_plans(draw: st.DrawFn, theme: str = "any", short: bool = False) -> 
     tick = draw(st.sampled_from([0, 1, 100, wall_gap + 1 if not far else 3000, 2 * wall_gap if not far else 1 << 30]))
     kinds = (*kinds, PlannedExit("TICK", 1, 0, False, tick, 0))
     # Many exits, and no host events, beside which nothing is skipped.
-    lazy_matters = emulated or sparse or tight or lost or late
+    lazy_matters = reprogrammed or emulated or sparse or tight or lost or late
     exits = draw(st.sampled_from([0, 1, 3, 30] if short else [300, 3000] if lazy_matters else [1, 30, 300, 3000]))
     each = max(gap, 1) + (4000 if free == "usual" else 4)
     hosted = design.has_host

@@ -35,7 +35,7 @@ cdef void host_events_out(machine_t *m) noexcept nogil:
             if m.host_event[lowest_bit(left)].slot < 0:
                 m.displaced &= ~(left & (0 - left))
             left &= left - 1
-        bracket(m, m.displaced, 0, NULL, -1, False, True)
+        bracket(m, m.displaced, 0, NULL, -1, False, True, 0)
 
 
 cdef void host_events_in(machine_t *m) noexcept nogil:
@@ -96,6 +96,7 @@ cdef void perf_release(machine_t *m, int event) noexcept nogil:
     """perf_event_release_kernel() of an event that is off; later events move down, which keeps the order of creation."""
     cdef int i
     spend(m, COST_PERF_RELEASE)
+    m.settled = m.settled_gp = m.settled_slots = 0  # they are known by index
     for i in range(event, m.host_events - 1):
         m.host_event[i] = m.host_event[i + 1]
         m.vcpu[m.host_event[i].guest_slot].event = <int8_t>i
@@ -108,7 +109,7 @@ cdef uint64_t perf_pause(machine_t *m, int event) noexcept nogil:
     cdef uint64_t count
     spend(m, COST_PERF_PAUSE)
     if e.state == HOST_ACTIVE:
-        bracket(m, <uint32_t>1 << event, 0, NULL, -1, False, False)
+        bracket(m, <uint32_t>1 << event, 0, NULL, -1, False, False, 0)
     set_state(m, e, HOST_OFF)
     count = e.perf.count
     e.perf.count = 0
@@ -128,7 +129,7 @@ cdef void perf_period(machine_t *m, int event, int64_t period) noexcept nogil:
     spend(m, COST_PERF_PERIOD)
     if e.state == HOST_ACTIVE:
         slots[event] = e.slot
-        bracket(m, <uint32_t>1 << event, <uint32_t>1 << event, slots, period, False, False)
+        bracket(m, <uint32_t>1 << event, <uint32_t>1 << event, slots, period, False, False, 0)
     else:
         e.perf.period = period
         e.perf.period_left = 0

@@ -17,7 +17,8 @@ cdef void set_state(machine_t *m, host_event_t *e, int state) noexcept nogil
 cdef void write_global_ctrl(machine_t *m, uint64_t value) noexcept nogil
 cdef void spend_ops(machine_t *m, uint64_t rdpmc, uint64_t counters, uint64_t selectors, uint64_t lvtpc) noexcept nogil
 cdef void bracket(
-    machine_t *m, uint32_t out, uint32_t into, const int8_t *slots, int64_t new_period, bint lvtpc, bint window
+    machine_t *m, uint32_t out, uint32_t into, const int8_t *slots, int64_t new_period, bint lvtpc, bint window,
+    uint32_t settled,
 ) noexcept nogil
 cdef void reschedule(machine_t *m, uint32_t out, uint32_t candidates) noexcept nogil
 cdef void reschedule_at_cost(machine_t *m, uint32_t out, uint32_t candidates) noexcept nogil

@@ -61,7 +61,12 @@ cdef uint64_t _context_time(const machine_t *m, const host_event_t *e) noexcept 
 
 cdef void set_state(machine_t *m, host_event_t *e, int state) noexcept nogil:
     """perf_event_set_state(): enabled and running time up to now belong to the old state."""
-    cdef uint64_t now = _context_time(m, e), passed = now - e.stamp
+    cdef uint64_t now, passed
+    if e.guest_slot >= 0:
+        e.state = state  # KVM asks for no times
+        return
+    now = _context_time(m, e)
+    passed = now - e.stamp
     if SCHEDULED >> e.state & 1:
         e.enabled += passed
         if e.state == HOST_ACTIVE:
@@ -107,6 +112,26 @@ cdef bint _assign(const machine_t *m, const list_t *events, int8_t *slots) noexc
         return False
     for i in range(events.n):
         slots[events.event[i]] = assigned[i]
+    return True
+
+
+cdef bint _all_return(const machine_t *m, uint32_t members, int8_t *slots) noexcept nogil:
+    """Whether the previous counters of all members are free, so that nobody has to look for one; then these.
+
+    Those of settled events are theirs anyway.
+    """
+    cdef const host_event_t *e
+    cdef uint32_t used = m.settled_slots
+    cdef int i
+    members &= ~m.settled
+    while members:
+        i = lowest_bit(members)
+        members &= members - 1
+        e = &m.host_event[i]
+        if e.previous_slot < 0 or not (e.allowed & ~used) >> e.previous_slot & 1:
+            return False
+        used |= <uint32_t>1 << e.previous_slot
+        slots[i] = e.previous_slot
     return True
 
 
@@ -172,6 +197,21 @@ cdef void write_host_nibble(machine_t *m, const host_event_t *e) noexcept nogil:
     write_fixed_ctr_ctrl(&m.hardware, m.host_fixed_ctr_ctrl)
 
 
+cdef void _settle(machine_t *m, const host_event_t *e, uint32_t event) noexcept nogil:
+    # An event of the guest's counts nothing before guest code runs again. (Armed with less than 2, it would be lengthened.)
+    m.settled |= event
+    m.settled_slots |= <uint32_t>1 << e.slot
+    if e.slot < FIXED_SLOT:
+        m.settled_gp |= event
+
+
+cdef void _unsettle(machine_t *m, const host_event_t *e, uint32_t event) noexcept nogil:
+    if m.settled & event:
+        m.settled &= ~event
+        m.settled_gp &= ~event
+        m.settled_slots &= ~(<uint32_t>1 << e.slot)
+
+
 cdef void _take_out(machine_t *m, host_event_t *e) noexcept nogil:
     cdef int slot = e.slot
     update_count(&e.perf, m.hardware.counter[slot], width_mask(&m.hardware, slot))
@@ -222,26 +262,37 @@ cdef void write_global_ctrl(machine_t *m, uint64_t value) noexcept nogil:
 
 
 cdef void bracket(
-    machine_t *m, uint32_t out, uint32_t into, const int8_t *slots, int64_t new_period, bint lvtpc, bint window
+    machine_t *m, uint32_t out, uint32_t into, const int8_t *slots, int64_t new_period, bint lvtpc, bint window,
+    uint32_t settled
 ) noexcept nogil:
     """GLOBAL_CTRL=0, events out, events in, GLOBAL_CTRL back; perf_pmu_disable() to perf_pmu_enable().
 
+    ``settled``: settled events among those that go out and into the same counters.
     ``new_period`` >= 0: a period that the events take between out and in. ``window``: the mediated window begins
     once the PMU is disabled.
     """
     cdef uint64_t fixed = m.host_fixed_ctr_ctrl, rdpmc = 0, counters = 0, selectors = 0
     cdef host_event_t *e
-    cdef uint32_t left = out
+    cdef uint32_t left
     cdef int i
     write_global_ctrl(m, 0)
     if window:
         m.blind = True
+    if settled:
+        # Out of their counters and into them again, and nothing has been counted meanwhile: only the accesses are left.
+        rdpmc = counters = popcount32(settled)
+        selectors = 2 * popcount32(settled & m.settled_gp)
+        out &= ~settled
+        into &= ~settled
+        m.ledger_stale = True
+    left = out
     while left:
         i = lowest_bit(left)
         left &= left - 1
         e = &m.host_event[i]
         rdpmc += 1
         selectors += e.slot < FIXED_SLOT and not e.throttled
+        _unsettle(m, e, <uint32_t>1 << i)
         _take_out(m, e)
         if new_period >= 0:
             e.perf.period = new_period
@@ -254,6 +305,8 @@ cdef void bracket(
         counters += 1
         selectors += slots[i] < FIXED_SLOT
         _put_in(m, e, slots[i])
+        if e.guest_slot >= 0 and not e.held and e.perf.period_left >= 2:
+            _settle(m, e, <uint32_t>1 << i)
     if m.host_fixed_ctr_ctrl != fixed:
         selectors += 1
         write_fixed_ctr_ctrl(&m.hardware, m.host_fixed_ctr_ctrl)
@@ -277,21 +330,25 @@ cdef uint32_t _in_hardware(const machine_t *m) noexcept nogil:
 cdef void reschedule(machine_t *m, uint32_t out, uint32_t candidates) noexcept nogil:
     """Events go out and candidates come in beside those that stay, which move if they must."""
     cdef int8_t slots[MAX_HOST_EVENTS]
-    cdef uint32_t stay = _in_hardware(m) & ~out, left = stay, into, moved = 0
+    cdef uint32_t stay = _in_hardware(m) & ~out, left = stay, into, moved = 0, settled = 0
     cdef list_t accepted
     cdef int i
-    _sort(m, stay, &accepted)
-    into = _schedule_in(m, &accepted, candidates, slots)
-    while left:
-        i = lowest_bit(left)
-        left &= left - 1
-        if slots[i] != m.host_event[i].slot:
-            moved |= <uint32_t>1 << i
-    left = into
+    if _all_return(m, stay | candidates, slots):
+        into = candidates
+        settled = out & candidates & m.settled
+    else:
+        _sort(m, stay, &accepted)
+        into = _schedule_in(m, &accepted, candidates, slots)
+        while left:
+            i = lowest_bit(left)
+            left &= left - 1
+            if slots[i] != m.host_event[i].slot:
+                moved |= <uint32_t>1 << i
+    left = into & ~settled
     while left:
         set_state(m, &m.host_event[lowest_bit(left)], HOST_ACTIVE)
         left &= left - 1
-    bracket(m, out | moved, into | moved, slots, -1, (into | moved) != 0, False)
+    bracket(m, out | moved, into | moved, slots, -1, (into | moved) != 0, False, settled)
 
 
 cdef void reschedule_at_cost(machine_t *m, uint32_t out, uint32_t candidates) noexcept nogil:
@@ -393,7 +450,7 @@ cdef void thread_sleeps(machine_t *m) noexcept nogil:
     m.blocked = events_of(m, TASKS, SCHEDULED)
     if m.blocked:
         spend(m, COST_PERF_TASK_SWITCH)
-        bracket(m, m.blocked & _in_hardware(m), 0, NULL, -1, False, False)
+        bracket(m, m.blocked & _in_hardware(m), 0, NULL, -1, False, False, 0)
     m.asleep = True
 
 

@@ -1,5 +1,5 @@
 # KVM's software copy of a guest PMU: what its emulated and its mediated design share (arch/x86/kvm/pmu.c).
-from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
+from vpmu_core._types cimport int64_t, lowest_bit, uint32_t, uint64_t
 from vpmu_core.kinds cimport (
     ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_LVTPC, ACCESS_OVF_CTRL, ACCESS_SELECTOR,
 )
@@ -71,3 +71,9 @@ cdef inline uint32_t counting_at(const machine_t *m, int cpl) noexcept nogil:
         if levels:
             counted |= <uint32_t>1 << slot
     return counted
+
+
+cdef inline int64_t sample_period(uint64_t counter, uint64_t mask) noexcept nogil:
+    # KVM get_sample_period(): up to the wrap, or a whole turn from 0.
+    cdef uint64_t period = (0 - counter) & mask
+    return <int64_t>(period if period else mask + 1)

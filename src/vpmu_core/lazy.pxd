@@ -1,8 +1,8 @@
 # The lazy engine: jumps over exits that change nothing but clocks and tallies.
-from vpmu_core._types cimport int8_t, uint32_t, uint64_t
-from vpmu_core.kinds cimport ACTIVITIES, OP_CLASSES, ORIGINS, SPENT
+from vpmu_core._types cimport int8_t, uint8_t, uint32_t, uint64_t
+from vpmu_core.kinds cimport ACTIVITIES, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, OP_CLASSES, ORIGINS, SPENT, USERSPACE
 from vpmu_core.unit cimport SLOTS
-from vpmu_core.state cimport MAX_GUEST_EVENTS, machine_t
+from vpmu_core.state cimport MAX_GUEST_EVENTS, MAX_HOST_EVENTS, machine_t
 
 cdef enum:  # usable_t
     UNKNOWN = 0  # for the present state; to be found out
@@ -14,6 +14,7 @@ cdef struct kind_t:  # what the loop over skipped exits needs of a kind, and lea
     uint64_t idle
     uint64_t skipped  # exits of the running jump
     uint32_t usable
+    uint32_t folds  # it reprograms counters
 
 cdef struct summary_t:  # what one exit of a kind does, found by running it once on a copy
     uint64_t handled  # cycles of handling of the running jump
@@ -26,9 +27,11 @@ cdef struct summary_t:  # what one exit of a kind does, found by running it once
     uint64_t spent[SPENT]
     uint64_t switches
     uint64_t refused
+    uint64_t reprograms
     uint64_t retired[2]
     uint32_t counted  # hardware slots that the emulated instruction advances
     uint32_t counted_ideally
+    uint32_t reprogrammed  # guest counters whose events the emulated instruction has reprogrammed
     uint32_t filtered  # guest events for whose denied counter the emulated instruction is lost
     int handling_activity  # who pays for handling: hypervisor or blind
     bint may_idle  # blocking changes nothing either
@@ -45,6 +48,11 @@ cdef struct state_key_t:  # what a summary depends on; counters only as far as t
     uint64_t lvtpc
     uint64_t guest_lvtpc
     uint32_t nonzero
+    uint32_t retry
+    uint32_t paused
+    int8_t event[SLOTS]  # behind each guest counter, where events are
+    uint8_t event_state[MAX_HOST_EVENTS]
+    int8_t event_slot[MAX_HOST_EVENTS]
     uint32_t ideal_local[2]
     uint32_t counting_instructions
     uint32_t denied
@@ -62,6 +70,28 @@ cdef struct lazy_t:
     state_key_t key
     uint32_t pause  # exits to let pass before the next attempt
     uint32_t next_pause
+    uint32_t reprogrammed  # by those exits of the present state that reprogram anything
+
+cdef struct course_t:  # where a jump is, and how far it may go
+    uint64_t work
+    uint64_t folded  # work at the last exit that reprograms counters
+    uint64_t running  # wall less idle
+    uint64_t idle
+    uint64_t most_work  # first instants that it must not reach
+    uint64_t most_running
+    uint64_t end
 
 cdef void forget(lazy_t *lazy) noexcept nogil
 cdef void fast_forward(machine_t *m) noexcept nogil
+
+
+cdef inline uint64_t overlap(const machine_t *m, const summary_t *s, uint64_t handling) noexcept nogil:
+    # A refused fastpath takes at least its cost, which the summary has in full.
+    return min(handling, m.cost[COST_FASTPATH_REFUSED]) if s.refused else 0
+
+
+cdef inline uint64_t by_task(const machine_t *m, uint32_t kind, uint64_t handling) noexcept nogil:
+    # Of a userspace exit's handling, the kernel's part comes first.
+    if m.exits[kind].kind != USERSPACE or handling <= m.cost[COST_HANDLING_KERNEL]:
+        return 0
+    return handling - m.cost[COST_HANDLING_KERNEL]

@@ -238,6 +238,9 @@ cdef struct machine_s:
     uint8_t arrived  # whose PMI the NMI handler serves
     host_pmi_t host_pmi
     uint32_t displaced  # host events that are out of hardware in the window
+    uint32_t settled  # host events behind guest counters, put into hardware since guest code last ran
+    uint32_t settled_gp  # of these, those on GP counters
+    uint32_t settled_slots  # the counters of all of them
     bint host_placed  # some host event has been placed: GLOBAL_CTRL is ALL
     # tallies
     uint64_t pmu_exits[PMU_EXITS]

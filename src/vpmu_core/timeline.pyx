@@ -273,6 +273,7 @@ cdef void vm_exit(
     spend(m, COST_VM_ENTRY)
     check_arrival(m)
     design.enter(m)
+    m.settled = m.settled_gp = m.settled_slots = 0
     m.in_guest = True
 
 

@@ -43,6 +43,7 @@ cdef void _capture(machine_t *m, int slot) noexcept nogil:
     cdef uint64_t selector = m.guest.selector[slot] if slot < FIXED_SLOT else _fixed_selector(m, slot)
     tally(m, ORIGIN_HYPERVISOR, OP_WRMSR_SELECTOR, 1)
     spend(m, COST_WRMSR)
+    m.settled = m.settled_gp = m.settled_slots = 0
     e.held = not (locally_enabled(m, slot) and slots_of(m.guest.global_ctrl) >> slot & 1)
     e.selector = (selector & (0xFFFF | SELECTOR_USR | SELECTOR_OS)) | SELECTOR_INT
     e.event = m.guest.event[slot]

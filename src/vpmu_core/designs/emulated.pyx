@@ -14,7 +14,7 @@ from vpmu_core.kinds cimport (
     CAUSE_PERIOD_REJECTED, CAUSE_WRONG_COUNTER, COST_PERF_CREATE, COST_PERF_PERIOD, COST_REPROGRAM, FIRST_OWN_FLAG,
     HOST_ACTIVE, REQUEST_CLEANUP, REUSE_EVENTS,
 )
-from vpmu_core.kvmpmu cimport access_registers, counting_at, locally_enabled, recompute_counting
+from vpmu_core.kvmpmu cimport access_registers, counting_at, locally_enabled, recompute_counting, sample_period
 from vpmu_core.perfevents cimport guest_event_t, vcpu_counter_t
 from vpmu_core.unit cimport (
     FIXED_SLOT, SELECTOR_OS, SELECTOR_USR, bits_of, enabled, pmu_t, slots_of, width_mask,
@@ -80,12 +80,6 @@ cdef void _enter(machine_t *m) noexcept nogil:
         _update_ledger(m)
 
 
-cdef inline int64_t _sample_period(uint64_t counter, uint64_t mask) noexcept nogil:
-    # KVM get_sample_period(): up to the wrap, or a whole turn from 0.
-    cdef uint64_t period = (0 - counter) & mask
-    return <int64_t>(period if period else mask + 1)
-
-
 cdef bint _update_period(machine_t *m, int event, int64_t period) noexcept nogil:
     """perf_event_period(), which refuses what the CPU's limit_period() would lengthen."""
     if period < m.least_period:
@@ -113,7 +107,7 @@ cdef void _access(machine_t *m, access_t *a) noexcept nogil:
         c.emulated = 0
         c.counter = (a.value - _live_count(m, c)) & mask
         if c.event >= 0 and not c.paused:
-            _update_period(m, c.event, _sample_period(c.counter, mask))
+            _update_period(m, c.event, sample_period(c.counter, mask))
         if a.slot >= FIXED_SLOT or m.guest_max_period <= 0x7FFFFFFF:
             m.in_use |= <uint32_t>1 << a.slot  # msr_idx_to_pmc() does not know the full-width aliases
     else:
@@ -178,7 +172,7 @@ cdef void _reprogram(machine_t *m, int slot) noexcept nogil:
         if m.guest.interrupt & bit:
             m.pmi.raised += 1
             request_guest_pmi(m)
-    period = _sample_period(c.counter, mask)
+    period = sample_period(c.counter, mask)
     if slot < FIXED_SLOT:
         selector = key = m.guest.selector[slot]
     else:

@@ -1,0 +1,207 @@
+# cython: freethreading_compatible=True
+"""Which of the exits to come end before every horizon: drawn, of a trace, or at regular instants."""
+from vpmu_core._types cimport NEVER, uint32_t, uint64_t, uint128_t
+from vpmu_core.lazy cimport SKIPPABLE, UNKNOWN, by_task, course_t, kind_t, lazy_t, overlap, summary_t
+from vpmu_core.random cimport draw_gap, draw_kind, instant_of, next_regular, stream_t
+from vpmu_core.summary cimport summarise
+from vpmu_core.state cimport machine_t, trace_t
+from vpmu_core.timeline cimport draw_work
+from vpmu_core.traceindex cimport CHUNK
+
+
+cdef uint64_t skip_drawn(machine_t *m, course_t *course, uint64_t budget) noexcept nogil:
+    """Skip exits that a stream draws."""
+    cdef lazy_t *lazy = <lazy_t *>m.lazy
+    cdef stream_t stream = m.work_stream
+    cdef course_t at = course[0]
+    cdef uint64_t left = m.left, work, running, skipped = 0
+    cdef uint32_t kind = m.next_kind
+    cdef kind_t *k
+    while skipped < budget:
+        k = &lazy.kind[kind]
+        work = at.work + left
+        running = at.running + left + k.busy  # beyond every bound if the kind cannot be skipped
+        if work >= at.most_work or running >= at.most_running or running + at.idle + k.idle >= at.end:
+            if k.usable == UNKNOWN and work < at.most_work:
+                summarise(m, kind)
+                continue
+            break
+        at.work = work
+        at.folded = work if k.folds else at.folded
+        at.running = running
+        at.idle += k.idle
+        k.skipped += 1
+        skipped += 1
+        left = draw_gap(&stream)
+        kind = draw_kind(&stream)
+    course[0] = at
+    m.work_stream.generator = stream.generator
+    m.left = left
+    m.next_kind = kind
+    m.next_handling = m.exits[kind].handling
+    m.next_idle = m.exits[kind].idle
+    return skipped
+
+
+cdef bint _skip_chunk(machine_t *m, course_t *course, uint64_t first, uint64_t left) noexcept nogil:
+    """Skip the chunk that begins with exit ``first``, of whose gap ``left`` cycles are left, if all of it can be."""
+    cdef lazy_t *lazy = <lazy_t *>m.lazy
+    cdef const trace_t *trace = &m.trace
+    cdef uint64_t at = first // CHUNK * trace.kinds, work, running, idle = course.idle
+    cdef summary_t *s
+    cdef kind_t *k
+    cdef uint32_t i
+    work = trace.chunk_gap[first // CHUNK] - (<uint64_t>trace.gap[first] - left)
+    running = course.running + work
+    work += course.work
+    if work >= course.most_work:
+        return False
+    for i in range(trace.kinds):
+        if trace.chunk_count[at + i] == 0:
+            continue
+        k = &lazy.kind[i]
+        s = &lazy.summary[i]
+        if k.usable != SKIPPABLE or k.folds or s.refused or (trace.chunk_idle[at + i] and not s.may_idle):
+            return False
+        running += trace.chunk_count[at + i] * k.busy + trace.chunk_handled[at + i]
+        idle += trace.chunk_idle[at + i]
+    if running >= course.most_running or running + idle >= course.end:
+        return False
+    for i in range(trace.kinds):
+        s = &lazy.summary[i]
+        s.handled += trace.chunk_handled[at + i]
+        s.by_task += trace.chunk_by_task[at + i]
+        lazy.kind[i].skipped += trace.chunk_count[at + i]
+    course.work = work
+    course.running = running
+    course.idle = idle
+    return True
+
+
+cdef uint64_t skip_traced(machine_t *m, course_t *course, uint64_t budget) noexcept nogil:
+    """Skip exits of a trace, which have handling and idle times of their own."""
+    cdef lazy_t *lazy = <lazy_t *>m.lazy
+    cdef course_t at = course[0]
+    cdef uint64_t left = m.left, handling = m.next_handling, idle = m.next_idle
+    cdef uint64_t work, running, saved = 0, skipped = 0, position = m.trace_position
+    cdef uint32_t kind = m.next_kind
+    cdef summary_t *s
+    cdef kind_t *k
+    while skipped < budget:
+        if (
+            (position - 1) % CHUNK == 0 and (position - 1) // CHUNK < m.trace.chunks and skipped + CHUNK <= budget
+            and _skip_chunk(m, &at, position - 1, left)
+        ):
+            skipped += CHUNK
+            m.trace_position = position + CHUNK - 1
+            draw_work(m)
+            position = m.trace_position
+            left, handling, idle, kind = m.left, m.next_handling, m.next_idle, m.next_kind
+            if left >= NEVER:
+                break
+            continue
+        k = &lazy.kind[kind]
+        s = &lazy.summary[kind]
+        work = at.work + left
+        saved = overlap(m, s, handling) if s.refused else 0
+        running = at.running + left + k.busy + handling - saved
+        if work >= at.most_work or running >= at.most_running or running + at.idle + idle >= at.end:
+            if k.usable == UNKNOWN and work < at.most_work:
+                summarise(m, kind)
+                continue
+            break
+        if idle and not s.may_idle:
+            break
+        at.work = work
+        at.folded = work if k.folds else at.folded
+        at.running = running
+        at.idle += idle
+        s.handled += handling
+        s.by_task += by_task(m, kind, handling)
+        s.saved += saved
+        k.skipped += 1
+        skipped += 1
+        if position == m.trace.n:
+            # The end, or from the start again.
+            m.trace_position = position
+            draw_work(m)
+            position = m.trace_position
+            left, handling, idle, kind = m.left, m.next_handling, m.next_idle, m.next_kind
+            if left >= NEVER:
+                break
+            continue
+        left = m.trace.gap[position]
+        kind = m.trace.kind[position]
+        handling = m.trace.handling[position]
+        idle = m.trace.idle[position]
+        position += 1
+    course[0] = at
+    m.trace_position = position
+    m.left, m.next_kind, m.next_handling, m.next_idle = left, kind, handling, idle
+    return skipped
+
+
+cdef inline uint64_t _arrived(const stream_t *stream, uint32_t i, uint64_t clock) noexcept nogil:
+    # Exits of a slot up to a clock, less those that have been.
+    return <uint64_t>(((<uint128_t>stream.rate[i] * clock) >> 48) - stream.count[i])
+
+
+cdef bint _fits(const machine_t *m, const course_t *at, uint64_t clock, uint64_t budget) noexcept nogil:
+    """Whether all regular exits up to a clock of work end before every horizon."""
+    cdef const lazy_t *lazy = <const lazy_t *>m.lazy
+    cdef const stream_t *stream = &m.work_stream
+    cdef uint128_t running = at.running + (clock - at.work), idle = at.idle
+    cdef uint64_t n, exits = 0
+    cdef uint32_t i
+    for i in range(stream.n):
+        n = _arrived(stream, i, clock)
+        exits += n
+        running += <uint128_t>n * lazy.kind[stream.kind[i]].busy
+        idle += <uint128_t>n * lazy.kind[stream.kind[i]].idle
+    return exits <= budget and running < at.most_running and running + idle < at.end
+
+
+cdef uint64_t skip_regular(machine_t *m, course_t *at, uint64_t budget) noexcept nogil:
+    """Skip regular exits: how many fit is a bisection over the clock of work, whatever their number."""
+    cdef lazy_t *lazy = <lazy_t *>m.lazy
+    cdef stream_t *stream = &m.work_stream
+    cdef uint64_t low, high, middle, n, instant, last = at.work, skipped = 0
+    cdef uint32_t i
+    cdef kind_t *k
+    # The pending exit goes back among the others.
+    stream.count[stream.pending] -= 1
+    stream.due[stream.pending] = at.work + m.left
+    high = min(at.most_work, at.work + min(at.most_running - at.running, NEVER - at.work))
+    for i in range(stream.n):
+        if stream.due[i] < high and lazy.kind[stream.kind[i]].usable == UNKNOWN:
+            summarise(m, stream.kind[i])
+    low = at.work  # all exits up to here fit, none of those from ``high`` on
+    if high > low and not _fits(m, at, low, budget):
+        high = low
+    while high - low > 1 and high > low:
+        middle = low + ((high - low) >> 1)
+        if _fits(m, at, middle, budget):
+            low = middle
+        else:
+            high = middle
+    for i in range(stream.n):
+        n = _arrived(stream, i, low) if high > at.work else 0
+        if n:
+            k = &lazy.kind[stream.kind[i]]
+            k.skipped += n
+            skipped += n
+            stream.count[i] += n
+            stream.due[i] = instant_of(stream.rate[i], stream.count[i] + 1)
+            instant = instant_of(stream.rate[i], stream.count[i])
+            last = max(last, instant)
+            if k.folds:
+                at.folded = max(at.folded, instant)
+            at.running += n * k.busy
+            at.idle += n * k.idle
+    at.running += last - at.work
+    at.work = last
+    m.left = next_regular(stream) - last
+    m.next_kind = stream.kind[stream.pending]
+    m.next_handling = m.exits[m.next_kind].handling
+    m.next_idle = m.exits[m.next_kind].idle
+    return skipped

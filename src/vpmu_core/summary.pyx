@@ -1,0 +1,234 @@
+# cython: freethreading_compatible=True
+"""What one exit of a kind does, found by running it once on a copy of the machine."""
+from libc.string cimport memcmp, memcpy, memset
+
+from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
+from vpmu_core.folding cimport backing_slots, fold, reprogrammed_by
+from vpmu_core.kinds cimport (
+    ACTIVITIES, BLIND, CAUSE_FILTERED, EFFECT_NONE, HYPERVISOR, OP_CLASSES, ORIGINS, PHASE_RUN, SPENT,
+)
+from vpmu_core.lazy cimport EVENTFUL, SKIPPABLE, kind_t, lazy_t, overlap, state_key_t, summary_t
+from vpmu_core.perfevents cimport guest_event_t, host_event_t, vcpu_counter_t
+from vpmu_core.unit cimport SLOTS, enabled, pmu_t
+from vpmu_core.state cimport (
+    MAX_GUEST_EVENTS, MAX_HOST_EVENTS, controls_t, machine_t, planned_exit_t, pmi_tally_t,
+)
+from vpmu_core.timeline cimport vm_exit
+
+
+cdef void read_key(const machine_t *m, state_key_t *key) noexcept nogil:
+    cdef int slot, i
+    memset(key, 0, sizeof(state_key_t))
+    memcpy(key.selector, m.hardware.selector, sizeof(key.selector))
+    memcpy(key.guest_selector, m.guest.selector, sizeof(key.guest_selector))
+    key.fixed_ctr_ctrl = m.hardware.fixed_ctr_ctrl
+    key.guest_fixed_ctr_ctrl = m.guest.fixed_ctr_ctrl
+    key.global_ctrl = m.hardware.global_ctrl
+    key.guest_global_ctrl = m.guest.global_ctrl
+    key.global_status = m.hardware.global_status
+    key.guest_global_status = m.guest.global_status
+    key.lvtpc = m.hardware.lvtpc
+    key.guest_lvtpc = m.guest.lvtpc
+    key.ideal_local[0] = enabled(&m.ideal, False)
+    key.ideal_local[1] = enabled(&m.ideal, True)
+    key.counting_instructions = m.counting_instructions
+    key.host_events = m.host_events
+    key.ledger_stale = m.ledger_stale
+    key.in_use = m.in_use
+    key.blind = m.blind
+    key.denied = m.denied
+    for slot in range(SLOTS):
+        key.nonzero |= <uint32_t>(m.hardware.counter[slot] != 0) << slot
+    for i in range(m.guest_events):
+        key.counts[i] = m.guest_event[i].slot if m.guest_event[i].active else -1
+    key.retry = m.retry
+    if m.backed:
+        for slot in range(SLOTS):
+            key.event[slot] = m.vcpu[slot].event
+            key.paused |= <uint32_t>m.vcpu[slot].paused << slot
+        for i in range(m.host_events):
+            key.event_state[i] = m.host_event[i].state
+            key.event_slot[i] = m.host_event[i].slot
+
+
+cdef inline bint _same_registers(const pmu_t *a, const pmu_t *b) noexcept nogil:
+    # All but the counters, which come first.
+    return memcmp(a.selector, b.selector, sizeof(pmu_t) - sizeof(a.counter)) == 0
+
+
+cdef bint _advanced(const pmu_t *before, const pmu_t *after, uint32_t *slots) noexcept nogil:
+    """Whether every counter stayed or went up by one, and which did."""
+    cdef int slot
+    cdef uint64_t difference
+    slots[0] = 0
+    for slot in range(SLOTS):
+        difference = after.counter[slot] - before.counter[slot]
+        if difference > 1:
+            return False
+        slots[0] |= <uint32_t>difference << slot
+    return True
+
+
+cdef bint _only_time_passed(const machine_t *m, const machine_t *after) noexcept nogil:
+    """Nothing that a later reaction could see has changed, counters apart."""
+    return (
+        _same_registers(&m.hardware, &after.hardware) and _same_registers(&m.guest, &after.guest)
+        and _same_registers(&m.ideal, &after.ideal) and after.in_guest and m.blind == after.blind
+        and after.pmi_arrival == NEVER and not after.vector_pending and not after.pmi_requested and not after.nmi_pending
+        and not after.reprogram and not after.stopped and m.ledger_stale == after.ledger_stale
+        and m.counting_instructions == after.counting_instructions and m.host_events == after.host_events
+        and m.host_placed == after.host_placed and m.host_fixed_ctr_ctrl == after.host_fixed_ctr_ctrl
+        and m.blocked == after.blocked and m.displaced == after.displaced
+        and m.asleep == after.asleep and after.next_mux == NEVER and after.next_tick == NEVER and m.rotations == after.rotations
+        and m.denied == after.denied and memcmp(&m.loaded, &after.loaded, sizeof(controls_t)) == 0
+        and m.in_use == after.in_use and m.retry == after.retry
+        and m.creates == after.creates
+        and memcmp(m.vcpu, after.vcpu, SLOTS * sizeof(vcpu_counter_t)) == 0
+        and memcmp(m.guest_event, after.guest_event, MAX_GUEST_EVENTS * sizeof(guest_event_t)) == 0
+        and memcmp(m.host_event, after.host_event, MAX_HOST_EVENTS * sizeof(host_event_t)) == 0
+        and memcmp(&m.pmi, &after.pmi, sizeof(pmi_tally_t)) == 0
+    )
+
+
+cdef void _let_count(machine_t *m) noexcept nogil:
+    # Some occurrences since the events' last update, so that it shows which of them an exit updates.
+    cdef uint32_t left = backing_slots(m, ~<uint32_t>0)
+    while left:
+        m.hardware.counter[lowest_bit(left)] += 3
+        left &= left - 1
+
+
+cdef void _exit_on_copy(
+    const machine_t *m, machine_t *copy, const planned_exit_t *e, uint64_t handling, uint64_t idle
+) noexcept nogil:
+    memcpy(copy, m, sizeof(machine_t))
+    _let_count(copy)
+    copy.next_wall = NEVER
+    copy.next_mux = copy.next_tick = NEVER
+    copy.filter_due = NEVER
+    vm_exit(copy, e.kind, e.cpl, e.emulates, handling, idle, EFFECT_NONE, NULL)
+
+
+cdef uint32_t _take_filtered(const machine_t *m, machine_t *after) noexcept nogil:
+    """Take what an emulated instruction adds to the ledger of denied counters out of a copy; return the guest events."""
+    cdef uint32_t events = 0
+    cdef int i
+    if m.denied:
+        for i in range(m.guest_events):
+            if after.guest_event[i].losses[CAUSE_FILTERED] == m.guest_event[i].losses[CAUSE_FILTERED] + 1:
+                after.guest_event[i].losses[CAUSE_FILTERED] -= 1
+                events |= <uint32_t>1 << i
+    return events
+
+
+cdef void _take_metered(const machine_t *m, machine_t *after) noexcept nogil:
+    """Take meters that were closed and opened again out of a copy: their sums do not depend on where they are cut."""
+    cdef const guest_event_t *e
+    cdef guest_event_t *then
+    cdef int i
+    for i in range(m.guest_events):
+        e, then = &m.guest_event[i], &after.guest_event[i]
+        if e.meter and e.meter == then.meter:
+            then.losses[e.meter] = e.losses[e.meter]
+            then.gains[e.meter] = e.gains[e.meter]
+            memcpy(then.meter_clock, e.meter_clock, sizeof(e.meter_clock))
+
+
+cdef bint _as_summarised(machine_t *m, machine_t *after, summary_t *s, uint32_t *counted) noexcept nogil:
+    """Whether a copy that has had one exit is what a summary without clocks and tallies makes of the machine.
+
+    ``counted``: hardware counters that the emulated instruction advanced.
+    """
+    cdef vcpu_counter_t vcpu[SLOTS]
+    cdef host_event_t host_event[MAX_HOST_EVENTS]
+    cdef uint64_t counter[SLOTS]
+    cdef bint same
+    s.filtered = _take_filtered(m, after)
+    memcpy(counter, m.hardware.counter, sizeof(counter))
+    _let_count(m)
+    if s.reprogrammed:
+        _take_metered(m, after)
+        memcpy(vcpu, m.vcpu, sizeof(vcpu))
+        memcpy(host_event, m.host_event, sizeof(host_event))
+        fold(m, s.reprogrammed, 1)
+    same = _only_time_passed(m, after) and _advanced(&m.hardware, &after.hardware, counted)
+    if s.reprogrammed:
+        # A reprogramming that failed is tried again, which may end well some day.
+        same = same and not counted[0] and not after.retry
+        memcpy(m.vcpu, vcpu, sizeof(vcpu))
+        memcpy(m.host_event, host_event, sizeof(host_event))
+    memcpy(m.hardware.counter, counter, sizeof(counter))
+    return same
+
+
+cdef bint _same_accesses(const machine_t *m, const machine_t *after, const summary_t *s) noexcept nogil:
+    cdef int i, j
+    for i in range(ORIGINS):
+        for j in range(OP_CLASSES):
+            if after.ops[PHASE_RUN][i][j] - m.ops[PHASE_RUN][i][j] != s.ops[i][j]:
+                return False
+    # What loads and puts access without a condition is counted by runs.
+    if after.reprograms - m.reprograms != s.reprograms:
+        return False
+    for i in range(2):
+        if after.runs[PHASE_RUN][i] - m.runs[PHASE_RUN][i] != s.runs[i]:
+            return False
+    return True
+
+
+cdef void summarise(machine_t *m, uint32_t kind) noexcept nogil:
+    """Run an exit of this kind once on a copy and note what it does."""
+    cdef kind_t *k = &(<lazy_t *>m.lazy).kind[kind]
+    cdef summary_t *s = &(<lazy_t *>m.lazy).summary[kind]
+    cdef lazy_t *lazy = <lazy_t *>m.lazy
+    cdef machine_t *copy = lazy.copy
+    cdef const planned_exit_t *e = &m.exits[kind]
+    cdef uint32_t again = 0, filtered
+    cdef int i, j
+    s.reprogrammed = reprogrammed_by(m, e.cpl) if e.emulates else 0
+    k.folds = s.reprogrammed != 0
+    _exit_on_copy(m, copy, e, 0, 0)
+    if (
+        (s.reprogrammed and lazy.reprogrammed and s.reprogrammed != lazy.reprogrammed)
+        or not _as_summarised(m, copy, s, &s.counted) or not _advanced(&m.ideal, &copy.ideal, &s.counted_ideally)
+    ):
+        k.usable = EVENTFUL
+        k.busy = NEVER
+        return
+    if s.reprogrammed:
+        lazy.reprogrammed = s.reprogrammed
+    s.reprograms = copy.reprograms - m.reprograms
+    filtered = s.filtered
+    for i in range(ACTIVITIES):
+        s.clock[i] = copy.clock[i] - m.clock[i]
+    s.wall = copy.wall - m.wall
+    for i in range(ORIGINS):
+        for j in range(OP_CLASSES):
+            s.ops[i][j] = copy.ops[PHASE_RUN][i][j] - m.ops[PHASE_RUN][i][j]
+    for i in range(SPENT):
+        s.spent[i] = copy.spent[i] - m.spent[i]
+    s.switches = copy.switches - m.switches
+    s.runs[0] = copy.runs[PHASE_RUN][0] - m.runs[PHASE_RUN][0]
+    s.runs[1] = copy.runs[PHASE_RUN][1] - m.runs[PHASE_RUN][1]
+    s.refused = copy.refused - m.refused
+    s.retired[0] = copy.retired[0] - m.retired[0]
+    s.retired[1] = copy.retired[1] - m.retired[1]
+    # One cycle of handling shows whose clock pays for it, one of idling whether blocking does anything.
+    _exit_on_copy(m, copy, e, 1, 0)
+    s.handling_activity = BLIND if copy.clock[BLIND] - m.clock[BLIND] > s.clock[BLIND] else HYPERVISOR
+    _exit_on_copy(m, copy, e, 0, 1)
+    s.may_idle = (
+        _as_summarised(m, copy, s, &again) and s.filtered == filtered and again == s.counted
+        and copy.wall - m.wall == s.wall + 1 and _same_accesses(m, copy, s)
+    )
+    s.filtered = filtered
+    k.usable = SKIPPABLE
+    k.busy = s.wall
+    k.idle = 0
+    if m.trace.gap == NULL:
+        # A stream's exits of a kind are all alike.
+        k.busy += e.handling - overlap(m, s, e.handling)
+        k.idle = e.idle
+        if e.idle and not s.may_idle:
+            k.usable = EVENTFUL
+            k.busy = NEVER
