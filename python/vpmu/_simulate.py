@@ -8,13 +8,14 @@ from typing import Any
 
 from vpmu_core.machine import Machine
 
+from ._counter import Counter
 from ._designs import Design
 from ._errors import ScenarioError, UnknownName
 from ._perf import HostEvent
 from ._plan import Plan
 from ._registry import design
 from ._registry import designs as _all_designs
-from ._result import WARNING, Counter, Result, few_blocking_exits
+from ._result import WARNING, Result, few_blocking_exits
 from ._scenario import Scenario, plan
 from ._version import __version__
 from ._why import guest_starved, host_waits
