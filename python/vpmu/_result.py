@@ -11,7 +11,7 @@ from typing import Any
 from ._counter import Counter
 from ._scenario import Scenario
 
-#: Every cause that the ledger knows, with an example.
+#: Every cause that the ledger knows; docs/ledger.md has an example of each.
 CAUSES: dict[str, str] = {
     "not_scheduled": "the host event that backs a guest counter, or a host event, found no counter",
     "emulated_instruction": "an instruction that the hypervisor emulated was counted on one side only",
