@@ -46,7 +46,7 @@ def table(path: str) -> str:
 
 
 def main(paths: list[str]) -> int:
-    """Print the comparison and say whether something has become too slow."""
+    """Print one run's figures, or compare two runs; 1 if a figure has grown beyond MOST, 2 for other arguments."""
     if len(paths) == 1:
         print(table(paths[0]))
         return 0

@@ -76,7 +76,7 @@ def count(script: str, length: int) -> tuple[int, int]:
 
 
 def main(arguments: list[str]) -> int:
-    """Count, and compare or write."""
+    """Count each loop, and compare with the record (1 if one has grown) or --write it; 2 without valgrind."""
     if shutil.which("valgrind") is None:
         print("valgrind is not installed (apt-get install valgrind)", file=sys.stderr)
         return 2

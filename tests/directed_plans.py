@@ -45,7 +45,7 @@ def values(name: str, field: dataclasses.Field[object]) -> tuple[str, ...]:
 def options(name: str) -> dict[str, tuple[str, ...]]:
     """Options of a design with their values, the default first."""
     found = {}
-    for field in dataclasses.fields(vpmu.design(name)):  # type: ignore[arg-type]
+    for field in dataclasses.fields(vpmu.design(name)):  # type: ignore[arg-type]  # every design is a dataclass
         if field.name == "event_filter":  # plans draw filters of their own
             continue
         default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)

@@ -6,8 +6,6 @@ import dataclasses
 from typing import Any
 
 import vpmu
-from vpmu._plan import Plan
-from vpmu_core.machine import Machine
 
 CLASSES = ("rdmsr", "wrmsr_selector", "wrmsr_counter", "wrmsr_global", "rdpmc", "wrmsr_lvtpc")
 
@@ -25,15 +23,6 @@ def simulated(*perf: str, hz: int = 250, seconds: Any = 1, design: str = "bare-m
 def accesses(result: vpmu.Result, *phases: str) -> dict[str, int]:
     ways = [result.raw["guest_accesses"][phase][way] for phase in phases for way in ("direct", "trapped")]
     return {c: sum(way[c] for way in ways) for c in CLASSES}
-
-
-def fast(planned: Plan, engine: str = "stepwise") -> dict[str, Any]:
-    machine = Machine(planned, engine)
-    while not machine.advance():
-        pass
-    result: dict[str, Any] = machine.result()
-    assert result.pop("stray_counts") == 0
-    return result
 
 
 def times(n: int, perf: str, event: str = "instructions") -> str:

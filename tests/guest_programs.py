@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from machine_runs import agreed as run
+
 import vpmu
 from vpmu._plan import Plan, PlannedAccess, PlannedExit, Stream
 from vpmu._scenario import plan
-from vpmu.reference import machine as slow
-from vpmu_core.machine import Machine
 
 EN, INT, USR, OS = 1 << 22, 1 << 20, 1 << 16, 1 << 17
 INSTRUCTIONS, CYCLES, BRANCHES, CACHE_MISSES = 0xC0, 0x3C, 0xC4, 0x412E
@@ -79,19 +79,6 @@ def program(design: str, steps: Sequence[Step], **changes: Any) -> Plan:
         program=tuple(planned),
         **changes,
     )
-
-
-def run(planned: Plan) -> dict[str, Any]:
-    """Run a plan on all machines, which agree."""
-    results = []
-    for engine in ("lazy", "stepwise"):
-        machine = Machine(planned, engine)
-        while not machine.advance():
-            pass
-        results.append(machine.result())
-        assert results[-1].pop("stray_counts") == 0
-    assert results[0] == results[1] == slow.run(planned)
-    return results[0]
 
 
 def readings(design: str, steps: Sequence[Step], **changes: Any) -> list[tuple[int, int]]:

@@ -149,10 +149,10 @@ QUIRKS = {
     "intel": (
         *("atom_far_overcount", "atom_far_overcount_instructions", "ht_leak", "hsw11_bdm11", "min_period32", "tfa"),
         *("cpuid_fixed", "nhm_enable", "txcp_spurious", "gldm_any", "reserved_ignore", "penryn_global"),
-        *("p6_perfctr_raz", "ref_xclk", "reftsc_sticky_ovf", *_OF_BOTH),
+        *("p6_perfctr_raz", "kvm_inert_msrs", "ref_xclk", "reftsc_sticky_ovf", *_OF_BOTH),
     ),
     "amd": (
-        *("amd_vmrun_branch", "amd_1292", "zen4_status_rsvd", "amd_status_set_extra", "amd_late_nmi"),
+        *("amd_vmrun_branch", "kvm_inert_msrs", "amd_1292", "zen4_status_rsvd", "amd_status_set_extra", "amd_late_nmi"),
         *("evtsel_sticky", *_OF_BOTH),
     ),
 }

@@ -147,7 +147,7 @@ def both(*names):
         ("amd_status_set_extra", {"turin"}),
         ("pmi_skid", set(vpmu.cpus())),
         *((quirk, set()) for quirk in ("nhm_enable", "zen4_status_rsvd", "freeze_late", "txcp_spurious")),
-        *((quirk, set()) for quirk in ("p6_perfctr_raz", "rdpmc_ooo", "reftsc_sticky_ovf")),
+        *((quirk, set()) for quirk in ("p6_perfctr_raz", "kvm_inert_msrs", "rdpmc_ooo", "reftsc_sticky_ovf")),
     ],
 )
 def test_quirks_that_are_on(quirk, names):

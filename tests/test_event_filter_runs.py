@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
+import machine_runs
 import numpy as np
 import pytest
 from machine_plans import directed
-from test_machine import check_identities, fast
+from machine_runs import fast, finish
+from test_machine import check_identities
 
 import vpmu
 from vpmu._plan import PlannedGuestEvent, Stream
 from vpmu._scenario import plan
-from vpmu.reference import machine as slow
 
 FILTERED = ["emulated", "emulated,reuse=false", "mediated", "mediated,scope=every-exit"]
 CODES = {"instructions": (0, 0xC0), "branches": (6, 0xC4), "cache-references": (4, 0x4F2E), "cache-misses": (5, 0x412E)}
@@ -22,9 +23,7 @@ Filter = vpmu.EventFilter
 
 def agreed(planned) -> dict:
     """What all three machines return."""
-    result = fast(planned)
-    assert result == slow.run(planned)
-    assert result == fast(planned, "lazy")
+    result = machine_runs.agreed(planned)
     check_identities(result)
     return result
 
@@ -370,15 +369,9 @@ def test_a_longer_run_goes_on_from_a_shorter_one():
     planned = on_gp_counters("mediated", [("0.0001", Filter("allow", [0xC4])), ("0.0002", Filter("deny"))])
     for engine in ("lazy", "stepwise"):
         machine = Machine(dataclasses.replace(planned, end=planned.end // 2), engine)
-        while not machine.advance():
-            pass
-        machine.result()
+        finish(machine)
         machine.extend(planned.end)
-        while not machine.advance():
-            pass
-        result = machine.result()
-        result.pop("stray_counts")
-        assert result == fast(planned)
+        assert finish(machine) == fast(planned)
 
 
 def test_the_ledger_knows_the_causes_of_the_machine():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from vpmu._scenario import plan
 )
 def test_what_one_guest_cannot_have(perf: list[str], more: dict[str, object], said: str) -> None:
     with pytest.raises(vpmu.ScenarioError, match=said):
-        vpmu.Scenario(guest_perf=perf, **more)  # type: ignore[arg-type]
+        vpmu.Scenario(guest_perf=perf, **more)  # type: ignore[arg-type]  # what is refused
 
 
 @pytest.mark.parametrize(
@@ -39,19 +40,19 @@ def test_what_one_guest_cannot_have(perf: list[str], more: dict[str, object], sa
     [
         (lambda: vpmu.PerfRecord(["cycles"], 5, freq=6), "not both"),
         (lambda: vpmu.PerfRecord(["cycles"]), "period 0 must be an integer from 1 to"),
-        (lambda: vpmu.PerfRecord(["cycles"], 5, throttle=1), "throttle must be true or false"),  # type: ignore[arg-type]
+        (lambda: vpmu.PerfRecord(["cycles"], 5, throttle=1), "throttle must be true or false"),  # type: ignore[arg-type]  # what is refused
         (lambda: vpmu.PerfRecord(["cycles"], freq=100_001), "max_sample_rate"),
         (lambda: vpmu.PerfStat(["cycles"], interval=True), "interval True"),
         (lambda: vpmu.PerfStat(["cycles"], task=-1), "task -1"),
         (lambda: vpmu.PerfStat(["cycles"], threads=True), "give task"),
-        (lambda: vpmu.PerfStat(["cycles"], task=1, threads=1), "threads must be"),  # type: ignore[arg-type]
+        (lambda: vpmu.PerfStat(["cycles"], task=1, threads=1), "threads must be"),  # type: ignore[arg-type]  # what is refused
         (lambda: vpmu.PerfStat(["{cycles", "branches}"]), "must be written"),
-        (lambda: vpmu.PerfStat([7]), "7 is no event"),  # type: ignore[list-item]
+        (lambda: vpmu.PerfStat([7]), "7 is no event"),  # type: ignore[list-item]  # what is refused
     ],
 )
-def test_wrong_arguments_of_perf(build: object, said: str) -> None:
+def test_wrong_arguments_of_perf(build: Callable[[], object], said: str) -> None:
     with pytest.raises(vpmu.VpmuError, match=said):
-        build()  # type: ignore[operator]
+        build()
 
 
 def test_groups_and_their_modifiers() -> None:

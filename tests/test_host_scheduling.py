@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from machine_plans import directed
-from test_machine import check_identities, fast
+from machine_runs import fast
+from test_machine import check_identities
 
 import vpmu
 from vpmu import testing

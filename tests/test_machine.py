@@ -7,25 +7,17 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from machine_plans import DESIGNS, directed, plans, programs, traces
+from machine_runs import fast, finish
 
 import vpmu
 import vpmu_core.random
 from vpmu import testing
-from vpmu._plan import Plan, Trace
+from vpmu._plan import Trace
 from vpmu._scenario import plan
 from vpmu.reference import machine as slow
 from vpmu_core.machine import Machine
 
 ALL_EVENTS = "instructions,cycles,ref-cycles,branches,branch-misses,cache-references,cache-misses"
-
-
-def fast(planned: Plan, engine: str = "stepwise") -> dict:
-    machine = Machine(planned, engine)
-    while not machine.advance():
-        pass
-    result = machine.result()
-    assert result.pop("stray_counts") == 0
-    return result
 
 
 def check_identities(result: dict) -> None:
@@ -231,15 +223,10 @@ def test_a_shorter_run_is_a_prefix(design, engine):
     )
     whole = plan(scenario)
     machine = Machine(dataclasses.replace(whole, end=whole.end // 7), engine)
-    while not machine.advance():
-        pass
-    first = machine.result()
+    first = finish(machine)
     for part in range(2, 8):
         machine.extend(whole.end * part // 7)
-        while not machine.advance():
-            pass
-    result = machine.result()
-    result.pop("stray_counts")
+        result = finish(machine)
     assert result == fast(whole)
     assert first["w"] < result["w"]
     with pytest.raises(ValueError, match="before the end"):
@@ -248,9 +235,8 @@ def test_a_shorter_run_is_a_prefix(design, engine):
 
 def test_reading_a_result_changes_nothing():
     machine = Machine(plan(vpmu.Scenario(workload="fio-4k-read", seconds="0.001")))
-    while not machine.advance():
-        pass
-    assert machine.result() == machine.result()
+    first = finish(machine)
+    assert finish(machine) == first
 
 
 def test_same_seed_same_integers_other_seed_others():

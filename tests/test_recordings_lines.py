@@ -158,7 +158,7 @@ def test_common_lines_are_read_by_the_compiled_one() -> None:
     compiled = TraceReader("t")
     asked: list[int] = []
     plain = compiled.feed
-    compiled.feed = lambda number, text: asked.append(number) or plain(number, text)  # type: ignore[method-assign,func-returns-value]
+    compiled.feed = lambda number, text: asked.append(number) or plain(number, text)  # type: ignore[method-assign,func-returns-value]  # a spy
     compiled.feed_block(content.encode(), 0, 1)
     assert len(asked) < 50, asked[:100]  # each thread, reason and MSR for the first time
     assert len(outcome(compiled, None)) == exits

@@ -105,7 +105,7 @@ def test_the_text_is_the_same_everywhere(tmp_path: Path) -> None:
     assert b"".join(generate(20_000, 3)).startswith(b"".join(generate(16_384, 3)))
     (tmp_path / "t.txt").write_bytes(text)
     recording = parse_recording(tmp_path / "t.txt")
-    assert len(recording) == 20_000  # type: ignore[arg-type]
+    assert len(recording) == 20_000  # type: ignore[arg-type]  # a trace has a length
     assert recording.messages == ()
     assert recording.skipped_lines == 0
 

@@ -10,26 +10,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from machine_plans import plans
+from machine_runs import fast as run
 
 import vpmu
 from vpmu._scenario import plan
 from vpmu._sequences import sequence
 from vpmu.reference import machine as slow
-from vpmu_core.machine import Machine
 
 BASE = sequence("linux-7.0")
 STATUS = {"op": "rdmsr", "register": "global_status"}
 GP = {"for": "gp", "do": [{"op": "rdpmc", "save": True}]}
 ZERO_FIXED = {"op": "wrmsr", "register": "fixed_ctr_ctrl", "value": "zero"}
-
-
-def run(planned: Any, engine: str = "stepwise") -> dict[str, Any]:
-    machine = Machine(planned, engine)
-    while not machine.advance():
-        pass
-    result = machine.result()
-    assert result.pop("stray_counts") == 0
-    return result
 
 
 @st.composite

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from machine_runs import fast as run
 
 import vpmu
 from vpmu._plan import Plan, PlannedExit, Trace
 from vpmu._scenario import plan
-from vpmu_core.machine import Machine
 from vpmu_core.traceindex import CHUNK
 
 KINDS = (
@@ -22,13 +21,6 @@ KINDS = (
     PlannedExit("USER", 2, 0, True, 9000, 0),
     PlannedExit("HLT", 1, 0, True, 700, 0),
 )
-
-
-def run(planned: Plan, engine: str) -> dict[str, Any]:
-    machine = Machine(planned, engine)
-    while not machine.advance():
-        pass
-    return machine.result()
 
 
 def planned(design: str, guest_perf: str, trace: Trace, end: int) -> Plan:

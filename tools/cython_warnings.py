@@ -9,7 +9,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 
 
 def main() -> int:
-    """Return 0 if cython is silent about all modules."""
+    """Translate each module and print what cython says; 0 if it is silent about all of them, else 1."""
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         for module in sorted(SOURCE.rglob("*.pyx")):

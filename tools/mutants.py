@@ -254,7 +254,7 @@ def call(command: list[str], where: Path, log: Path, seconds: int = 600, **envir
 
 
 def main(words: list[str]) -> int:
-    """Build and test each mutant."""
+    """Build and test the mutants whose names have one of the words, all without any; 1 if the tests let one live."""
     place = Path(os.environ.get("VPMU_MUTANTS") or tempfile.mkdtemp(prefix="vpmu-mutants-"))
     tree, build, site, log = place / "tree", place / "build", place / "site", place / "log"
     place.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ._costs import CostModel as CostModel
     from ._costs import Figure as Figure
+    from ._counter import Counter as Counter
     from ._cpu import Constraint as Constraint
     from ._cpu import CpuModel as CpuModel
     from ._cpu import Skid as Skid
@@ -63,7 +64,6 @@ if TYPE_CHECKING:
     from ._recorded import read_recording as read_recording
     from ._registry import design as design
     from ._registry import designs as designs
-    from ._result import Counter as Counter
     from ._result import Result as Result
     from ._scenario import Scenario as Scenario
     from ._sequences import Sequence as Sequence
@@ -134,7 +134,7 @@ _HOME = {
     "quirks": "vpmu._quirks",
     "Recorded": "vpmu._recorded",
     "read_recording": "vpmu._recorded",
-    "Counter": "vpmu._result",
+    "Counter": "vpmu._counter",
     "Result": "vpmu._result",
     "Scenario": "vpmu._scenario",
     "Sequence": "vpmu._sequences",

@@ -24,6 +24,7 @@ from ._registers import (
     Bits,
     Row,
     gp_counters,
+    inert_row,
 )
 
 
@@ -62,6 +63,10 @@ def status_bits(cpu: CpuModel) -> int:
 
 def _legacy(cpu: CpuModel) -> list[int]:
     return [n for n in gp_counters(cpu) if n < 4]
+
+
+def _absent_legacy(cpu: CpuModel) -> list[int]:
+    return [n for n in range(4) if not cpu.gp_mask >> n & 1]
 
 
 def _version2(cpu: CpuModel) -> bool:
@@ -136,5 +141,9 @@ TABLE: tuple[Row, ...] = (
     ),
     Row("HWCR", 0xC0010015, WRITE_WORD, "hwcr", _constant(1 << 30), _IRPERF, faulting=_NOTHING_FAULTS),
     Row("IRPerfCount", 0xC00000E9, WRITE_READ_ONLY, "irperf", exists=_IRPERF),
+    inert_row("P6_PERFCTR", 0x0C1, lambda cpu: [0, 1]),
+    inert_row("P6_EVNTSEL", 0x186, lambda cpu: [0, 1]),
+    inert_row("PERF_LEGACY_CTL", 0xC0010000, _absent_legacy),
+    inert_row("PERF_LEGACY_CTR", 0xC0010004, _absent_legacy),
     Row("LVTPC", 0x834, WRITE_LVTPC, "lvtpc", _constant(0x107FF), faulting=_constant(ALL & ~0x117FF)),
 )

@@ -99,7 +99,8 @@ class Design:
     @property
     def reference(self) -> str:
         """``MODULE:CLASS`` of the design in the slow machine."""
-        raise NotImplementedError(f"design {self.name} must name its class of the slow machine")
+        words = self.name.split("-")
+        return f"vpmu.reference._{'_'.join(words)}:{''.join(word.capitalize() for word in words)}"
 
     def guest_cpu(self, cpu: CpuModel, wanted: GuestPmu | None) -> CpuModel:
         """The PMU that the guest sees."""
@@ -185,7 +186,7 @@ class NoPmu(Design):
 
     @property
     def reference(self) -> str:
-        """The class."""
+        """One class of several in a module."""
         return "vpmu.reference._designs:NoPmu"
 
     def passed_through(self, cpu: CpuModel, guest: CpuModel) -> tuple[str, ...]:
@@ -204,7 +205,7 @@ class BareMetal(Design):
 
     @property
     def reference(self) -> str:
-        """The class."""
+        """One class of several in a module."""
         return "vpmu.reference._designs:BareMetal"
 
     def guest_cpu(self, cpu: CpuModel, wanted: GuestPmu | None) -> CpuModel:
@@ -245,11 +246,6 @@ class Emulated(FilteredDesign):
         if self.reprogram not in ("coalesced", "synchronous"):
             raise UnknownName("way to reprogram", self.reprogram, ("coalesced", "synchronous"))
 
-    @property
-    def reference(self) -> str:
-        """The class."""
-        return "vpmu.reference._emulated:Emulated"
-
     def options(self) -> dict[str, str | bool]:
         """Reuse, and when writes take effect."""
         return {"reuse": self.reuse, "reprogram": self.reprogram}
@@ -286,11 +282,6 @@ class Mediated(FilteredDesign):
     scope: str = "fastpath-loop"
     sequence: str = "linux-7.0"
     exclude_guest: str = "guest-mode"
-
-    @property
-    def reference(self) -> str:
-        """The class."""
-        return "vpmu.reference._mediated:Mediated"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -376,7 +367,7 @@ class Dedicated(Design):
 
     @property
     def reference(self) -> str:
-        """The class."""
+        """One class of several in a module."""
         return "vpmu.reference._designs:Dedicated"
 
     def options(self) -> dict[str, str | bool]:

@@ -35,11 +35,6 @@ class DirectCapture(Design):
         if self.constraints not in ("guest", "host"):
             raise UnknownName("constraint policy", self.constraints, ("guest", "host"))
 
-    @property
-    def reference(self) -> str:
-        """The class."""
-        return "vpmu.reference._direct_capture:DirectCapture"
-
     def options(self) -> dict[str, str | bool]:
         """Whose constraints."""
         return {"constraints": self.constraints}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from ._data import read_toml
 from ._errors import ScenarioError, UnknownName
 from ._event_filter import ACTIONS, EventFilter, MaskedEvent
 from ._workload import exact
@@ -154,14 +153,7 @@ def read_event_filter(path: str) -> Schedule:
     EventFilterError, UnknownName, ScenarioError
         With the file's name.
     """
-    try:
-        with open(path, "rb") as file:
-            table = tomllib.load(file, parse_float=Decimal)
-    except OSError as error:
-        raise ScenarioError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, ArithmeticError, RecursionError) as error:
-        raise ScenarioError(f"{path}: this is no TOML: {error}") from None
-    return schedule_of_table(table, path, os.fspath(path))
+    return schedule_of_table(read_toml(path), path, os.fspath(path))
 
 
 def schedule_of_table(table: Mapping[str, Any], where: str, source: str = "") -> Schedule:

@@ -31,6 +31,7 @@ from ._registers import (
     Row,
     fixed_counters,
     gp_counters,
+    inert_row,
 )
 
 ARCH_PEBS = 15  # IA32_PERF_CAPABILITIES.PEBS_REC_FMT
@@ -199,11 +200,13 @@ TABLE: tuple[Row, ...] = (
         "IA32_PMC",
         0x0C1,
         WRITE_DROPPED,
-        exists=lambda cpu: "p6_perfctr_raz" in cpu.quirks,
+        exists=lambda cpu: bool(cpu.quirks & {"p6_perfctr_raz", "kvm_inert_msrs"}),
         bank=_absent_p6_counters,
         faulting=_constant(0),
         read=READ_CONSTANT,
     ),
+    inert_row("IA32_PERFEVTSEL", 0x186, _absent_p6_counters),
+    inert_row("K7_PERF", 0xC0010000, lambda cpu: list(range(8))),
     Row("IA32_A_PMC", 0x4C1, WRITE_WORD, "counter", _gp_width, _with_capability(13), bank=gp_counters),
     Row(
         "IA32_PERFEVTSEL",

@@ -31,11 +31,6 @@ class MediatedSemi(Mediated):
     scopes = ("fastpath-loop", "every-exit")
     sequence: str = "semi-v2"
 
-    @property
-    def reference(self) -> str:
-        """The class."""
-        return "vpmu.reference._mediated_semi:MediatedSemi"
-
     def traps(self, cpu: CpuModel, guest: CpuModel) -> frozenset[str]:
         """What mediated traps, and GLOBAL_STATUS with its acknowledgement."""
         return super().traps(cpu, guest) | {"global_status", "global_ovf_ctrl"}

@@ -47,8 +47,8 @@ class Passthrough(Mediated):
 
     @property
     def reference(self) -> str:
-        """The class."""
-        return super().reference if self.erratum else "vpmu.reference._passthrough:Passthrough"
+        """With interception back on, that of mediated."""
+        return "vpmu.reference._mediated:Mediated" if self.erratum else super().reference
 
     def guest_cpu(self, cpu: CpuModel, wanted: GuestPmu | None) -> CpuModel:
         """The hardware."""

@@ -35,6 +35,7 @@ QUIRKS: Mapping[str, str] = MappingProxyType(
         "reserved_ignore": "reserved bits of control registers are dropped instead of faulting (Merom)",
         "penryn_global": "GLOBAL_CTRL holds any value, and the status reset register reads all ones (Penryn)",
         "p6_perfctr_raz": "C1H and C2H read 0 and drop writes where the counter does not exist (KVM)",
+        "kvm_inert_msrs": "C1H, C2H, 186H, 187H and C0010000H-7H read 0 and drop writes where they do not exist (KVM)",
         "ref_xclk": "event 3CH/01H counts the bus or crystal clock, not the TSC's",
         "reftsc_sticky_ovf": "the overflow bit of fixed counter 2 may set once more after it was cleared",
     }

@@ -126,6 +126,19 @@ class Row:
     length: int = 16
 
 
+def inert_row(name: str, address: int, bank: Callable[[CpuModel], Iterable[int]]) -> Row:
+    """MSRs that do not exist, and do not fault either: KVM's, of old CPUs."""
+    return Row(
+        name,
+        address,
+        WRITE_DROPPED,
+        exists=lambda cpu: "kvm_inert_msrs" in cpu.quirks,
+        bank=bank,
+        faulting=lambda cpu, index: 0,
+        read=READ_CONSTANT,
+    )
+
+
 class Msr(NamedTuple):
     """A row evaluated for one index of one CPU model, as the core takes it."""
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from ._counter import Counter
 from ._scenario import Scenario
 
-#: Every cause that the ledger knows, with an example.
+#: Every cause that the ledger knows; docs/ledger.md has an example of each.
 CAUSES: dict[str, str] = {
     "not_scheduled": "the host event that backs a guest counter, or a host event, found no counter",
     "emulated_instruction": "an instruction that the hypervisor emulated was counted on one side only",
@@ -34,90 +35,6 @@ _CLASSES = ("wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
 def few_blocking_exits(raw: Mapping[str, Any]) -> bool:
     """Whether so few exits carry so much of the time that another seed gives another overhead."""
     return bool(raw["blocking_exits"] < 400 and 5 * raw["clocks"][6] > raw["w"])
-
-
-@dataclass(frozen=True)
-class Counter:
-    """One event of a perf in the guest or on the host.
-
-    Parameters
-    ----------
-    event : str
-        As it was asked for.
-    value, ideal : int
-        What the user of perf reads, and what a PMU of their own would have read.
-    losses, gains : mapping of str to int
-        Occurrences by cause; value = ideal - sum(losses) + sum(gains).
-    flags : tuple of str
-        "exact" if and only if value == ideal; "lost", "overcounted", "never-scheduled", "filtered", "hypothetical";
-        "multiplexed": it took turns with others; "throttled": it was stopped for its many samples.
-    reason : str
-        Why it is off, in a sentence; empty if it is exact.
-    samples : int
-        Samples taken, for a sampling event.
-    samples_expected : int
-        Periods that have ended; those without a sample are lost.
-    samples_late : int
-        Wall cycles from overflow to sample, of all samples together.
-    throttled : int
-        How often the guest's kernel has stopped it.
-    enabled, running : int
-        For how long it was enabled, and had a counter: in nanoseconds for a guest event, in cycles of its context for
-        a host event.
-    """
-
-    event: str
-    value: int
-    ideal: int
-    losses: Mapping[str, int]
-    gains: Mapping[str, int]
-    flags: tuple[str, ...]
-    reason: str
-    samples: int = 0
-    samples_expected: int = 0
-    samples_late: int = 0
-    throttled: int = 0
-    enabled: int = 0
-    running: int = 0
-
-    @property
-    def error(self) -> float | None:
-        """(value - ideal) / ideal; None if ideal is 0."""
-        return (self.value - self.ideal) / self.ideal if self.ideal else None
-
-    @property
-    def scaled(self) -> int | None:
-        """What ``perf stat`` prints for an event that had to share its counter; None if it never ran."""
-        return self.value * self.enabled // self.running if self.running else None
-
-    def perf(self) -> dict[str, Any]:
-        """What the guest's perf did for it, as in the ledger of the command line."""
-        return {
-            "event": self.event,
-            "samples": self.samples,
-            "samples_expected": self.samples_expected,
-            "samples_late": self.samples_late,
-            "throttled": self.throttled,
-            "enabled": self.enabled,
-            "running": self.running,
-            "scaled": self.scaled,
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in the JSON of the command line."""
-        return {
-            "event": self.event,
-            "value": self.value,
-            "ideal": self.ideal,
-            "error": self.error,
-            "losses": dict(self.losses),
-            "gains": dict(self.gains),
-            "flags": list(self.flags),
-            "reason": self.reason,
-            "samples": self.samples,
-            "enabled": self.enabled,
-            "running": self.running,
-        }
 
 
 @dataclass(frozen=True)
@@ -331,6 +248,33 @@ class Result:
         _, _, _, hypervisor, blind, host_task, _ = self.raw["clocks"]
         host = hypervisor + blind + host_task
         return blind / host if host else 0.0
+
+    # -- words ----------------------------------------------------------------------------------------------------
+
+    def explain(self, counter: int | str | None = None) -> str:
+        """Say in plain English why a counter is off, with the numbers of this run.
+
+        Parameters
+        ----------
+        counter : int or str, optional
+            Place of an event, the guest's first, then the host's, or its name (``"cycles"``, ``"host cycles"`` if both
+            have one); by default all that are off.
+
+        Returns
+        -------
+        str
+            A paragraph for each, one line long: what it read and should have read; causes, the largest first, each
+            with its count and its part of what should have been read; what to change; samples. Percentages have one
+            decimal, halves rounded up, and are 0 or 100 only if they are exactly that.
+
+        Raises
+        ------
+        UnknownName, ScenarioError
+            If there is no such counter.
+        """
+        from ._explain import explain
+
+        return explain(self, counter)
 
     # -- forms ----------------------------------------------------------------------------------------------------
 

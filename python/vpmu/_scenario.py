@@ -96,9 +96,9 @@ class Scenario:
     """
 
     cpu: CpuModel = field(default="sapphirerapids")  # type: ignore[assignment]  # names are resolved in __post_init__
-    design: Design = field(default="mediated")  # type: ignore[assignment]
-    workload: Workload | Recorded = field(default="sysbench-cpu")  # type: ignore[assignment]
-    guest_perf: tuple[GuestPerf, ...] = ("stat:instructions,cycles",)  # type: ignore[assignment]
+    design: Design = field(default="mediated")  # type: ignore[assignment]  # as cpu
+    workload: Workload | Recorded = field(default="sysbench-cpu")  # type: ignore[assignment]  # as cpu
+    guest_perf: tuple[GuestPerf, ...] = ("stat:instructions,cycles",)  # type: ignore[assignment]  # as cpu
     host_perf: tuple[HostEvent, ...] = ()
     seconds: Fraction | None = None
     seed: int = 1

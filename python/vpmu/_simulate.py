@@ -8,13 +8,14 @@ from typing import Any
 
 from vpmu_core.machine import Machine
 
+from ._counter import Counter
 from ._designs import Design
 from ._errors import ScenarioError, UnknownName
 from ._perf import HostEvent
 from ._plan import Plan
 from ._registry import design
 from ._registry import designs as _all_designs
-from ._result import WARNING, Counter, Result, few_blocking_exits
+from ._result import WARNING, Result, few_blocking_exits
 from ._scenario import Scenario, plan
 from ._version import __version__
 from ._why import guest_starved, host_waits
@@ -134,19 +135,36 @@ def _flags(row: dict[str, Any], extra: tuple[str, ...]) -> tuple[str, ...]:
         flags.append("lost")
     if row["gains"]:
         flags.append("overcounted")
-    if row.get("running", 0) < row.get("enabled", 0) or "multiplexed" in row["losses"]:
+    if row["running"] < row["enabled"] or "multiplexed" in row["losses"]:
         flags.append("multiplexed")
     if row.get("throttles"):
         flags.append("throttled")
     filtered = "filtered" in row["losses"]
-    if ideal and not row.get("scheduled", row.get("running") != 0):
+    if ideal and not row.get("scheduled", row["running"] != 0):
         # A counter that the filter has never let count has not been refused by host perf.
         flags += ["never-scheduled"] * (not filtered or "not_scheduled" in row["losses"])
-    elif row.get("running", 0) < row.get("enabled", 0):
-        flags.append("multiplexed")
     if filtered:
         flags.append("filtered")
     return (*flags, *extra)
+
+
+def _counter(event: str, row: dict[str, Any], reasons: list[str], extra: tuple[str, ...]) -> Counter:
+    """Make one of a row of the machine's; a host event's does not say which samples were expected."""
+    return Counter(
+        event,
+        row["value"],
+        row["ideal"],
+        row["losses"],
+        row["gains"],
+        _flags(row, extra),
+        "; ".join(reasons),
+        samples=row["samples"],
+        samples_expected=row.get("expected", 0),
+        samples_late=row.get("late", 0),
+        throttled=row.get("throttles", 0),
+        enabled=row["enabled"],
+        running=row["running"],
+    )
 
 
 def _guest_counter(
@@ -173,22 +191,7 @@ def _guest_counter(
         reasons.append(f"there are more events than counters, and it had one in {share:.0%} of its time")
     if "throttled" in row["losses"]:
         reasons.append("the guest's kernel stopped it for its many samples up to the next tick")
-    why = "; ".join(reasons)
-    return Counter(
-        event,
-        row["value"],
-        row["ideal"],
-        row["losses"],
-        row["gains"],
-        _flags(row, extra),
-        why,
-        row["samples"],
-        row["expected"],
-        row["late"],
-        row["throttles"],
-        row["enabled"],
-        row["running"],
-    )
+    return _counter(event, row, reasons, extra)
 
 
 def _host_counter(
@@ -212,19 +215,7 @@ def _host_counter(
         reasons.append("host perf disables its PMU while it schedules events")
     if "host_stale" in row["gains"]:
         reasons.append("hardware counted where its attributes exclude it")
-    why = "; ".join(reasons)
-    return Counter(
-        str(event),
-        row["value"],
-        row["ideal"],
-        row["losses"],
-        row["gains"],
-        _flags(row, extra),
-        why,
-        row["samples"],
-        enabled=row["enabled"],
-        running=row["running"],
-    )
+    return _counter(str(event), row, reasons, extra)
 
 
 def _violations(raw: dict[str, Any], counters: tuple[Counter, ...]) -> tuple[str, ...]:

@@ -46,11 +46,6 @@ class Virtualized(Design):
         if self.scope not in _SCOPES:
             raise UnknownName("switch scope", self.scope, _SCOPES)
 
-    @property
-    def reference(self) -> str:
-        """The class."""
-        return "vpmu.reference._virtualized:Virtualized"
-
     def options(self) -> dict[str, str | bool]:
         """Scope."""
         return {"scope": self.scope}

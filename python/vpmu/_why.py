@@ -45,7 +45,8 @@ def who_has(name: str, scenario: Scenario, raw: Mapping[str, Any], me: int) -> s
     return f"it may use {_ranges(may_use)}; at the end {said}"
 
 
-def _milliseconds(cycles: int, scenario: Scenario) -> str:
+def milliseconds(cycles: int, scenario: Scenario) -> str:
+    """Cycles as a time, three digits of it."""
     return f"{1000 * cycles / scenario.cpu.core_hz.value:.3g} ms"
 
 
@@ -73,7 +74,7 @@ def host_waits(i: int, event: HostEvent, row: Mapping[str, Any], scenario: Scena
         return f"pinned, and no counter was free: ERROR, for the whole run; {where}"
     if row["state"] == "error":
         return (
-            f"pinned, and no counter was free any more: ERROR, after {_milliseconds(row['running'], scenario)}; {where}"
+            f"pinned, and no counter was free any more: ERROR, after {milliseconds(row['running'], scenario)}; {where}"
         )
-    waited = _milliseconds(row["enabled"] - row["running"], scenario)
-    return f"flexible, and waited for its turn for {waited} of {_milliseconds(row['enabled'], scenario)}; {where}"
+    waited = milliseconds(row["enabled"] - row["running"], scenario)
+    return f"flexible, and waited for its turn for {waited} of {milliseconds(row['enabled'], scenario)}; {where}"

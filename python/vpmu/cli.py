@@ -8,15 +8,14 @@ import io
 import json
 import os
 import sys
-import tomllib
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any, NoReturn
 
 from . import report
 from ._costs import COST_NAMES
 from ._cpu import cpu
 from ._cpu_listing import CPUS_NOTE, cpu_dicts
+from ._data import read_toml
 from ._designs import GuestPmu
 from ._errors import ScenarioError, UnknownName, VpmuError
 from ._listing import EVENTS_NOTE, LISTS, list_rows
@@ -293,13 +292,7 @@ def _check_integers(value: object, path: str) -> None:
 
 def _scenario_file(path: str) -> Scenario:
     """Read SCENARIO.toml; a recording's path is relative to the file."""
-    try:
-        with open(path, "rb") as file:
-            table = tomllib.load(file, parse_float=Decimal)
-    except OSError as error:
-        raise ScenarioError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, ArithmeticError, RecursionError) as error:
-        raise ScenarioError(f"{path}: this is no TOML: {error}") from None
+    table = read_toml(path)
     _check_integers(table, path)
     for key in table:
         if key not in _SCENARIO_KEYS:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ._result import CAUSES, Counter, Result
+from ._counter import Counter
+from ._result import CAUSES, Result
 
 __all__ = [
     "assert_conserved",

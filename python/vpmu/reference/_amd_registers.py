@@ -41,6 +41,12 @@ def registers(cpu: CpuModel) -> Iterator[Register]:
         if n <= 3:
             yield _dropping(0xC0010000 + n, f"PERF_LEGACY_CTL{n}", "selectors", n, selector_bits(cpu))
             yield _dropping(0xC0010004 + n, f"PERF_LEGACY_CTR{n}", "counters", n, ones(cpu.gp_width))
+    if "kvm_inert_msrs" in cpu.quirks:
+        # kvm_get_msr_common() lists them whatever the guest is.
+        absent = [n for n in range(4) if n not in indices(cpu.gp_mask)]
+        old = (0xC1, 0xC2, 0x186, 0x187, *(0xC0010000 + n for n in absent), *(0xC0010004 + n for n in absent))
+        for address in old:
+            yield Register(address, f"MSR {address:#x}", Kind.INERT, ignored=ALL, constant=0)
     if cpu.version >= 2:
         yield from _global_registers(cpu)
     legal = field(5, 0)

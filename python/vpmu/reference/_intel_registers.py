@@ -85,9 +85,14 @@ def _counters(cpu: CpuModel) -> Iterator[Register]:
         yield _selector(cpu, 0x186 + x, f"IA32_PERFEVTSEL{x}", x)
         if has_capability(cpu, PEBS_OUTPUT_PT):
             yield Register(0x14C1 + x, f"MSR_RELOAD_PMC{x}", storage, "reload", x, width)
-    if "p6_perfctr_raz" in cpu.quirks:
-        for x in {0, 1} - set(indices(cpu.gp_mask)):
+    absent = {0, 1} - set(indices(cpu.gp_mask))
+    if cpu.quirks & {"p6_perfctr_raz", "kvm_inert_msrs"}:
+        for x in absent:
             yield Register(0xC1 + x, f"P6 PERFCTR{x}", Kind.INERT, ignored=ALL, constant=0)
+    if "kvm_inert_msrs" in cpu.quirks:
+        # Those of a K7, and of a P6, which kvm_get_msr_common() lists whatever the guest is.
+        for address in (*(0x186 + x for x in absent), *range(0xC0010000, 0xC0010008)):
+            yield Register(address, f"MSR {address:#x}", Kind.INERT, ignored=ALL, constant=0)
     for m in indices(cpu.fixed_mask):
         yield _fixed_counter(cpu, 0x309 + m, f"IA32_FIXED_CTR{m}", m)
         if has_capability(cpu, PEBS_OUTPUT_PT):

@@ -6,7 +6,8 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
-from .._result import Counter, Result
+from .._counter import Counter
+from .._result import Result
 
 _COLUMNS = (
     "design",

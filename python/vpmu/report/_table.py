@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .._result import CAUSES, Counter, Result
+from .._counter import Counter
+from .._result import CAUSES, Result
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -208,7 +209,7 @@ def comparison_table(results: Mapping[str, Result], heading: str, width: int) ->
 
 
 def run_table(result: Result, heading: str, width: int) -> list[RenderableType]:
-    """What ``vpmu run`` prints for people: the comparison's row, then where cycles, exits and accesses went."""
+    """What ``vpmu run`` prints for people: the comparison's row, where cycles, exits and accesses went, and why."""
     name = str(result.scenario.design)
     parts = comparison_table({name: result}, heading, width)
     if not result.raw:
@@ -258,4 +259,6 @@ def run_table(result: Result, heading: str, width: int) -> list[RenderableType]:
         lines.append("Host PMIs: " + ", ".join(f"{key} {thousands(n)}" for key, n in result.host_pmis.items()))
     if result.raw["rotations"]:
         lines.append(f"Rotations of host events: {thousands(result.raw['rotations'])}")
+    if result.counters or result.host_events:
+        lines += ["", *result.explain().splitlines()]
     return [*parts, "", *lines, *(f"{cause}: {CAUSES[cause]}" for cause in sorted(causes))]

@@ -5,15 +5,11 @@ After "Intel Virtual PMU Optimization" v2 (Like Xu, March 2019). Host perf place
 with; whether it checks the later ones is the option ``constraints``.
 """
 from cpython.pycapsule cimport PyCapsule_New
-from libc.string cimport memset
 
 from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
 from vpmu_core.counting cimport spend, tally
-from vpmu_core.designs.emulated cimport (
-    _access as emulated_access, _enter, _fixed_selector, _leave, _requests, _retire, _wake,
-)
-from vpmu_core.hostsample cimport host_arrive, host_nmi_handler
-from vpmu_core.hostsched cimport place_host_events, thread_sleeps, write_host_nibble, write_host_selector
+from vpmu_core.designs.emulated cimport _access as emulated_access, _fixed_selector, emulated_reactions
+from vpmu_core.hostsched cimport write_host_nibble, write_host_selector
 from vpmu_core.kinds cimport (
     ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_SELECTOR, COST_WRMSR, FIRST_OWN_FLAG, OP_WRMSR_SELECTOR,
     ORIGIN_HYPERVISOR, REUSE_EVENTS,
@@ -115,17 +111,8 @@ cdef void _access(machine_t *m, access_t *a) noexcept nogil:
 
 
 cdef design_t _DESIGN
-memset(&_DESIGN, 0, sizeof(design_t))
-_DESIGN.start = place_host_events
-_DESIGN.leave = _leave
-_DESIGN.enter = _enter
-_DESIGN.requests = _requests
-_DESIGN.block = thread_sleeps
-_DESIGN.wake = _wake
-_DESIGN.arrive = host_arrive
-_DESIGN.nmi = host_nmi_handler
+emulated_reactions(&_DESIGN)
 _DESIGN.access = _access
-_DESIGN.retire = _retire
 
 
 def flags(options):

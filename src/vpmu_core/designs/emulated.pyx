@@ -240,18 +240,22 @@ cdef void _wake(machine_t *m) noexcept nogil:
         m.reprogram |= REQUEST_CLEANUP  # kvm_arch_sched_in()
 
 
+cdef void emulated_reactions(design_t *d) noexcept nogil:
+    memset(d, 0, sizeof(design_t))
+    d.start = place_host_events
+    d.leave = _leave
+    d.enter = _enter
+    d.requests = _requests
+    d.block = thread_sleeps
+    d.wake = _wake
+    d.arrive = host_arrive
+    d.nmi = host_nmi_handler
+    d.access = _access
+    d.retire = _retire
+
+
 cdef design_t _DESIGN
-memset(&_DESIGN, 0, sizeof(design_t))
-_DESIGN.start = place_host_events
-_DESIGN.leave = _leave
-_DESIGN.enter = _enter
-_DESIGN.requests = _requests
-_DESIGN.block = thread_sleeps
-_DESIGN.wake = _wake
-_DESIGN.arrive = host_arrive
-_DESIGN.nmi = host_nmi_handler
-_DESIGN.access = _access
-_DESIGN.retire = _retire
+emulated_reactions(&_DESIGN)
 
 
 def flags(options):

@@ -155,22 +155,26 @@ cdef void mediated_arrive(machine_t *m) noexcept nogil:
         m.vector_pending = True
 
 
+cdef void mediated_reactions(design_t *d) noexcept nogil:
+    memset(d, 0, sizeof(design_t))
+    d.start = place_host_events
+    d.leave = mediated_leave
+    d.enter = mediated_enter
+    d.put = mediated_put
+    d.load = mediated_load
+    d.block = mediated_block
+    d.wake = mediated_wake
+    d.to_user = mediated_to_user
+    d.from_user = mediated_from_user
+    d.requests = mediated_requests
+    d.arrive = mediated_arrive
+    d.refuses = mediated_refuses
+    d.access = mediated_access
+    d.retire = mediated_retire
+
+
 cdef design_t _DESIGN
-memset(&_DESIGN, 0, sizeof(design_t))
-_DESIGN.start = place_host_events
-_DESIGN.leave = mediated_leave
-_DESIGN.enter = mediated_enter
-_DESIGN.put = mediated_put
-_DESIGN.load = mediated_load
-_DESIGN.block = mediated_block
-_DESIGN.wake = mediated_wake
-_DESIGN.to_user = mediated_to_user
-_DESIGN.from_user = mediated_from_user
-_DESIGN.requests = mediated_requests
-_DESIGN.arrive = mediated_arrive
-_DESIGN.refuses = mediated_refuses
-_DESIGN.access = mediated_access
-_DESIGN.retire = mediated_retire
+mediated_reactions(&_DESIGN)
 
 
 _SCOPES = {

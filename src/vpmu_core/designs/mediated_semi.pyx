@@ -5,14 +5,9 @@ Bits of GLOBAL_STATUS can be cleared in hardware but not set, so the guest's reg
 acknowledgements exit, and every put adds what hardware has raised since.
 """
 from cpython.pycapsule cimport PyCapsule_New
-from libc.string cimport memset
 
 from vpmu_core._types cimport uint64_t
-from vpmu_core.designs.mediated cimport (
-    mediated_access, mediated_arrive, mediated_enter, mediated_leave, mediated_load, mediated_put, mediated_refuses,
-    mediated_requests, mediated_retire,
-)
-from vpmu_core.hostsched cimport place_host_events, thread_sleeps, thread_wakes
+from vpmu_core.designs.mediated cimport mediated_put, mediated_reactions
 from vpmu_core.state cimport design_t, machine_t
 
 from vpmu_core.designs import mediated as _mediated
@@ -25,19 +20,8 @@ cdef void _put(machine_t *m) noexcept nogil:
 
 
 cdef design_t _DESIGN
-memset(&_DESIGN, 0, sizeof(design_t))
-_DESIGN.start = place_host_events
-_DESIGN.leave = mediated_leave
-_DESIGN.enter = mediated_enter
+mediated_reactions(&_DESIGN)
 _DESIGN.put = _put
-_DESIGN.block = thread_sleeps
-_DESIGN.wake = thread_wakes
-_DESIGN.load = mediated_load
-_DESIGN.requests = mediated_requests
-_DESIGN.arrive = mediated_arrive
-_DESIGN.refuses = mediated_refuses
-_DESIGN.access = mediated_access
-_DESIGN.retire = mediated_retire
 
 
 flags = _mediated.flags

@@ -4,14 +4,10 @@
 What the counters count is then known to the hardware alone, so put reads the selectors before it clears them.
 """
 from cpython.pycapsule cimport PyCapsule_New
-from libc.string cimport memset
 
 from vpmu_core._types cimport lowest_bit, uint32_t
-from vpmu_core.designs.mediated cimport (
-    mediated_access, mediated_arrive, mediated_enter, mediated_leave, mediated_load, mediated_put, mediated_retire,
-)
+from vpmu_core.designs.mediated cimport mediated_put, mediated_reactions, mediated_retire
 from vpmu_core.eventfilter cimport load_control
-from vpmu_core.hostsched cimport place_host_events, thread_sleeps, thread_wakes
 from vpmu_core.kvmpmu cimport recompute_counting
 from vpmu_core.resident cimport read_msrs, selector_reads
 from vpmu_core.unit cimport EVENT_INSTRUCTIONS, FIXED_SLOT, slots_of, write_fixed_ctr_ctrl, write_selector
@@ -59,17 +55,10 @@ cdef uint32_t _retire(machine_t *m, int cpl) noexcept nogil:
 
 
 cdef design_t _DESIGN
-memset(&_DESIGN, 0, sizeof(design_t))
-_DESIGN.start = place_host_events
-_DESIGN.leave = mediated_leave
-_DESIGN.enter = mediated_enter
+mediated_reactions(&_DESIGN)
 _DESIGN.put = _put
-_DESIGN.block = thread_sleeps
-_DESIGN.wake = thread_wakes
-_DESIGN.load = mediated_load
-_DESIGN.arrive = mediated_arrive
+_DESIGN.requests = NULL  # no control traps
 _DESIGN.refuses = _refuses
-_DESIGN.access = mediated_access
 _DESIGN.retire = _retire
 
 
