@@ -19,7 +19,7 @@ from vpmu_core.kinds cimport (
 from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
 from vpmu_core.msr cimport reset
 from vpmu_core.perfevents cimport guest_event_t, guest_timer_t, host_event_t
-from vpmu_core.unit cimport FIXED_SLOT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS
+from vpmu_core.unit cimport FIXED_SLOT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS, selector_code
 from vpmu_core.random cimport logarithm_table, sfc64_seed, sfc64_t, stream_t
 from vpmu_core.counting cimport meter, rate_slots, running_clock
 from vpmu_core.state cimport (
@@ -39,7 +39,7 @@ from vpmu._registers import register_file
 
 CAUSE_NAMES = (
     None, "not_scheduled", "emulated_instruction", "window", "pmu_disabled", "ceded", "host_stale",
-    "filtered", "period_rejected", "wrong_counter", "multiplexed", "throttled",
+    "filtered", "period_rejected", "wrong_counter", "multiplexed", "throttled", "overwritten",
 )
 OP_NAMES = ("rdmsr", "rdpmc", "wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
 ORIGIN_NAMES = ("host", "hypervisor", "guest")
@@ -194,6 +194,9 @@ cdef class Machine:
         reset(&m.hardware, &self.hardware_file.file)
         reset(&m.guest, &self.guest_file.file)
         reset(&m.ideal, &self.guest_file.file)
+        m.amd = plan.cpu.vendor == "amd"
+        m.guest_v1 = m.amd and model.version < 2
+        m.host_v1 = m.amd and plan.cpu.version < 2
         m.ideal_instructions = 1 << FIXED_SLOT  # fixed counter 0
         width, full = model.gp_width, model.full_width_writes
         for slot in range(SLOTS):
@@ -319,7 +322,7 @@ cdef class Machine:
         for i, planned in enumerate(plan.host_events):
             e = &m.host_event[i]
             e.event = planned.event
-            e.selector = (planned.selector & 0xFFFF) | SELECTOR_INT
+            e.selector = selector_code(&m.hardware, planned.selector) | SELECTOR_INT
             e.selector |= (SELECTOR_USR if planned.user else 0) | (SELECTOR_OS if planned.kernel else 0)
             e.allowed = (planned.gp_mask | planned.fixed_mask << FIXED_SLOT) & m.hardware.slots
             e.user = planned.user

@@ -15,7 +15,7 @@ from .._registry import design
 from ._clocks import GUEST, GUEST_HANDLER, HOST_TASK, IDLE, Clocks, Rates, Step
 from ._counters import INSTRUCTIONS, Counters, event_codes
 from ._designs import Design
-from ._guestperf import GuestPerf
+from ._guestamd import guest_perf
 from ._hostevents import ACTIVE
 from ._hostperf import HostPerf
 from ._program import run_program
@@ -69,6 +69,7 @@ class Machine:
 
     def __init__(self, plan: Plan, cycle_by_cycle: bool = False) -> None:
         self.plan = plan
+        self.amd = plan.cpu.vendor == "amd"
         self.costs = plan.costs
         self.clocks = Clocks(plan.user_share)
         self.rates = Rates(plan.rates)
@@ -84,7 +85,7 @@ class Machine:
         self.guest_lvtpc_masked = True
         self.host = HostPerf(self)
         self.design = _design_class(plan)(self)
-        self.perf = GuestPerf(self)
+        self.perf = guest_perf(self)
 
         self.in_guest = False
         self._in_flight: int | None = None
@@ -244,7 +245,10 @@ class Machine:
         self.tally.spent[name] += cycles
         while True:
             self.arrival_check()
-            piece = cycles if self._in_flight is None else min(cycles, self._in_flight - self.clocks.wall)
+            piece = cycles
+            if self._in_flight is not None:
+                # One that is due again already, by a handler in which counters run, comes a cycle later.
+                piece = min(cycles, max(self._in_flight - self.clocks.wall, 1))
             piece = self._until_wrap(activity, piece)
             self._host_code(activity, piece)
             cycles -= piece
@@ -402,7 +406,10 @@ class Machine:
             handling = [("fastpath_refused", max(longer, 0)), *handling]
         self.pay(design.host_activity, "vm_exit")
         if design.stores_global_ctrl():
-            self.pay(design.host_activity, "msr_list_entry")
+            if self.amd:  # svm_vcpu_run() reads it
+                design.access("rdmsr")
+            else:
+                self.pay(design.host_activity, "msr_list_entry")
         self.arrival_check()
 
         switched = design.switches_at(kind == FASTPATH)
@@ -518,7 +525,8 @@ class Machine:
     def _overflow(self, c: int, instant: int | None = None) -> None:
         """A hardware counter wrapped, now or at an instant of host code."""
         self.hardware.status |= 1 << c
-        self.note_overflow(self.design.guest_counter_behind(c))
+        if instant is None:  # no guest counter counts host code
+            self.note_overflow(self.design.guest_counter_behind(c))
         if not self.hardware.interrupts(c):
             return
         whose = "host" if any(event.in_hardware and event.counter == c for event in self.host.own) else "guest"
@@ -548,8 +556,14 @@ class Machine:
             self.tally.pmi["lost"] += "guest" in whose
             self.tally.host_pmi["lost"] += "host" in whose
             return
-        # The local APIC sets the mask when it delivers (SDM vol. 3B, "Generating an Interrupt on Overflow").
-        self.lvtpc.masked = True
+        if self.design.nmi_waits is not None:
+            # AMD: the NMI that has made the guest exit is one still, up to STGI.
+            self.tally.pmi["coalesced"] += "guest" in whose & self.design.nmi_waits
+            self.tally.host_pmi["coalesced"] += "host" in whose & self.design.nmi_waits
+            self.design.nmi_waits |= whose
+            return
+        # The local APIC sets the mask when it delivers (SDM vol. 3B, "Generating an Interrupt on Overflow"), AMD's not.
+        self.lvtpc.masked = not self.amd
         if self.in_guest:
             self.design.pmi_in_guest(whose)
         else:
@@ -572,7 +586,7 @@ class Machine:
         if self.guest_lvtpc_masked:
             self.tally.pmi["lost"] += 1
             return
-        self.guest_lvtpc_masked = True
+        self.guest_lvtpc_masked = not self.amd
         self.pend_nmi()
 
     def pend_nmi(self) -> None:
