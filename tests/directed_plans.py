@@ -19,6 +19,8 @@ from vpmu._plan import Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, S
 from vpmu._scenario import MAX_CYCLES, plan
 
 CPUS = ("emeraldrapids", "icelake", "skylake")
+#: With PerfMonV2 and before.
+AMD_CPUS = ("genoa", "rome")
 #: Linux arms a counting event at -(2**47 - 1), in guest and host: that is what the host leaves in a register.
 LONGEST = (1 << 47) - 1
 #: Options of a design whose values no error lists, such as numbers: a few values to try.
@@ -26,7 +28,29 @@ OPTION_VALUES: dict[tuple[str, str], tuple[str, ...]] = {}
 FULL = 0xFFFFFFFF
 #: Codes of perf's events, and the index of what they count.
 CODES = {0xC0: 0, 0x3C: 1, 0x13C: 3, 0x4F2E: 4, 0x412E: 5, 0xC4: 6, 0xC5: 7}
+AMD_CODES = {0xC0: 0, 0x76: 1, 0xFF60: 4, 0x964: 5, 0xC2: 6, 0xC3: 7}
 FIXED = {32: (0xC0, 0), 33: (0x3C, 1), 34: (0x300, 2), 35: (0x1A4, 8)}
+
+
+def codes_of(cpu: vpmu.CpuModel) -> dict[int, int]:
+    """Codes of its events, and the index of what they count."""
+    if cpu.vendor == "intel":
+        return CODES
+    return AMD_CODES | ({0x1_00000120: 2} if "zen4" in cpu.features else {})
+
+
+def code_of(cpu: vpmu.CpuModel, event: int) -> int:
+    """The code of an event by its index."""
+    return next(code for code, index in codes_of(cpu).items() if index == event)
+
+
+def cpus_for(spec: str) -> tuple[str, ...]:
+    """CPUs to try a design on: AMD's where it can be had."""
+    made = vpmu.design(spec)
+    amd = [name for name in AMD_CPUS if not made.refusal(vpmu.cpu(name), (), False)]
+    if getattr(made, "sequence", "") not in ("", "linux-7.0"):
+        amd = []  # other sequences are for Intel's registers
+    return (*CPUS, *amd, *amd[:1])
 
 
 def values(name: str, field: dataclasses.Field[object]) -> tuple[str, ...]:
@@ -38,7 +62,9 @@ def values(name: str, field: dataclasses.Field[object]) -> tuple[str, ...]:
     try:
         vpmu.design(f"{name},{field.name}=?")
     except vpmu.UnknownName as error:
-        return tuple(str(error).rpartition("known: ")[2].split(", "))
+        known = str(error).rpartition("known: ")[2].split(", ")
+        # The sequence of another vendor's registers is the default there.
+        return tuple(value for value in known if field.name != "sequence" or not value.endswith("-amd"))
     raise RuntimeError(f"say in OPTION_VALUES what to try for {field.name} of {name}")
 
 
@@ -98,6 +124,7 @@ def periods(theme: str) -> st.SearchStrategy[int]:
 @st.composite
 def guest_events(draw: st.DrawFn, planned: Plan, theme: str) -> tuple[PlannedGuestEvent, ...]:
     guest = planned.guest_cpu
+    codes = codes_of(planned.cpu)
     places = [i for i in range(8) if guest.gp_mask >> i & 1] + [32 + i for i in range(4) if guest.fixed_mask >> i & 1]
     chosen = draw(st.lists(st.sampled_from(places), unique=True, max_size=7 if theme == "reprogrammed" else 5))
     emulated = theme == "emulated"
@@ -109,8 +136,10 @@ def guest_events(draw: st.DrawFn, planned: Plan, theme: str) -> tuple[PlannedGue
     longest = LONGEST if guest.full_width_writes else (1 << 31) - 1
     events = []
     for place in chosen:
-        code = draw(st.sampled_from([0xC0, 0xC0, *sorted(CODES)] if theme == "reprogrammed" else sorted(CODES)))
-        code, event = (code, CODES[code]) if place < 32 else FIXED[place]
+        code = draw(st.sampled_from(sorted(codes)))
+        if theme == "reprogrammed" and draw(st.booleans()):
+            code = 0xC0
+        code, event = (code, codes[code]) if place < 32 else FIXED[place]
         user, kernel = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
         period = min(draw(periods(theme)), longest)
         if emulated and place == chosen[0]:
@@ -119,7 +148,7 @@ def guest_events(draw: st.DrawFn, planned: Plan, theme: str) -> tuple[PlannedGue
         if theme == "lost":
             # Cycles sample; instructions are those of the handler's trapped accesses alone.
             first = place == chosen[0]
-            code, event, user, kernel = (0x3C, 1, True, True) if first else (0xC0, 0, True, True)
+            code, event, user, kernel = (code_of(planned.cpu, 1), 1, True, True) if first else (0xC0, 0, True, True)
             period = draw(st.integers(1000, 5000) if first else st.integers(3, 60))
         selector = code | user << 16 | kernel << 17 | 1 << 20
         events.append(PlannedGuestEvent(event, selector, place, user, kernel, period))
@@ -129,13 +158,14 @@ def guest_events(draw: st.DrawFn, planned: Plan, theme: str) -> tuple[PlannedGue
 @st.composite
 def host_events(draw: st.DrawFn, planned: Plan, ceded: bool) -> tuple[PlannedHostEvent, ...]:
     events = []
+    codes = codes_of(planned.cpu)
     for _ in range(draw(st.sampled_from([0, 0, 0, 1, 3, 6]))):
-        code = draw(st.sampled_from(sorted(CODES)))
+        code = draw(st.sampled_from(sorted(codes)))
         user, kernel = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
         side = draw(st.sampled_from([(True, False), (True, False), (False, True), (False, False)]))
         gp = 0 if ceded else draw(st.sampled_from([planned.cpu.gp_mask, 0x3, 0x1]))
-        fixed = 0 if ceded else {0xC0: 1, 0x3C: 2}.get(code, 0)
-        events.append(PlannedHostEvent(CODES[code], code, gp, fixed, user, kernel, *side))
+        fixed = 0 if ceded else {0xC0: 1, 0x3C: 2}.get(code, 0) & planned.cpu.fixed_mask
+        events.append(PlannedHostEvent(codes[code], code, gp, fixed, user, kernel, *side))
     return tuple(events)
 
 
@@ -177,7 +207,7 @@ def directed_plans(draw: st.DrawFn, theme: str = "any", short: bool = False) -> 
     """Plans at the edges; ``short`` ones are over before the slow machine becomes slow."""
     backing = tuple(spec for spec in all_designs() if vpmu.design(spec).backed_by_host_events)
     spec = draw(st.sampled_from(backing if theme == "reprogrammed" else all_designs()))
-    planned = base(spec, draw(st.sampled_from(CPUS)))
+    planned = base(spec, draw(st.sampled_from(cpus_for(spec))))
     design = vpmu.design(spec)
     far, emulated, sparse, tight, lost, late, reprogrammed = (theme == name for name in THEMES[1:])
     free = draw(st.sampled_from(["free", "free", "cheap"] if tight else ["free", "cheap", "usual", "usual"]))

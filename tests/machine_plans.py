@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from directed_plans import all_designs, one_by_one
+from directed_plans import all_designs, code_of, codes_of, cpus_for, one_by_one
 from hypothesis import strategies as st
 
 import vpmu
@@ -111,7 +111,7 @@ def plans(draw) -> Plan:
     """Random plans; a good part of them directed at edges: rate 0, share 0 and all, long skid, gap and cost 0."""
     design = draw(st.sampled_from(all_designs()))
     tight = draw(st.booleans())  # costs and gaps of a few cycles, so that things happen in the same one
-    cpu = vpmu.cpu(draw(st.sampled_from(["emeraldrapids", "icelake", "skylake"])))
+    cpu = vpmu.cpu(draw(st.sampled_from(cpus_for(design))))
     low, high = sorted(draw(st.tuples(*[st.sampled_from([0, 1, 2] if tight else [0, 1, 40, 600, 5000])] * 2)))
     cpu = dataclasses.replace(cpu, skid=vpmu.Skid(low, high))
     if design.startswith("mediated-semi"):
@@ -151,7 +151,7 @@ def plans(draw) -> Plan:
     guest = cpu if made.owns_hardware else base.guest_cpu
     places = [i for i in range(8) if guest.gp_mask >> i & 1] + [32 + i for i in range(4) if guest.fixed_mask >> i & 1]
     chosen = draw(st.lists(st.sampled_from(places), unique=True, max_size=5)) if design != "none" else []
-    codes = {0xC0: 0, 0x3C: 1, 0x13C: 3, 0x4F2E: 4, 0x412E: 5, 0xC4: 6, 0xC5: 7}
+    codes = codes_of(cpu)
     guest_events = []
     for place in chosen:
         code = draw(st.sampled_from(sorted(codes)))
@@ -169,7 +169,7 @@ def plans(draw) -> Plan:
         gp = draw(st.sampled_from([cpu.gp_mask, cpu.gp_mask, 0x3, 0x1]))
         if made.cedes_pmu:
             gp = 0
-        fixed = {0xC0: 1, 0x3C: 2}.get(code, 0) if not made.cedes_pmu else 0
+        fixed = {0xC0: 1, 0x3C: 2}.get(code, 0) & cpu.fixed_mask if not made.cedes_pmu else 0
         pinned, task = draw(st.booleans()), draw(st.booleans())
         period = draw(st.sampled_from([0, 0, 1, 7, 300] if tight else [0, 0, 5000, 100_003]))
         freq = draw(st.sampled_from([0, 0, 1, 250, 4000, 100_000])) if period else 0
@@ -219,15 +219,16 @@ def programs(draw: st.DrawFn) -> Plan:
     some = st.sampled_from(gp[:3] + fixed[:3])
     selector = st.builds(
         lambda code, how: code | how,
-        st.sampled_from([0xC0, 0x3C, 0x4F2E, 0xC4, 0xC5]),
+        st.sampled_from([code_of(planned.cpu, event) for event in (0, 1, 4, 6, 7)]),
         st.sampled_from([0, 1 << 22, 3 << 16, 0x43 << 16, 0x53 << 16, 0x53 << 16, 0x51 << 16, 0x52 << 16, 0x11 << 16]),
     )
+    branches = 0x530000 | code_of(planned.cpu, 6)
     full = st.sampled_from([0, guest.gp_mask | guest.fixed_mask << 32, 1, 3, 7 << 32, 1 << 32 | 1])
     top = 1 << guest.gp_width
     access = st.one_of(
         st.tuples(st.just("counter"), some, st.sampled_from([0, 1, top - 1, top - 2, top - 40, top - 3000, 1 << 40])),
         st.tuples(st.just("selector"), st.sampled_from(gp[:3]), selector),
-        st.tuples(st.just("selector"), st.just(0), st.sampled_from([0x4300C0, 0x5300C0, 0x1300C0, 0x5300C4])),
+        st.tuples(st.just("selector"), st.just(0), st.sampled_from([0x4300C0, 0x5300C0, 0x1300C0, branches])),
         st.tuples(st.just("fixed_ctr_ctrl"), st.just(0), st.sampled_from([0, 0xB, 0xBB, 0x3, 0xB0, 0x8, 0x1, 0x9])),
         st.tuples(st.just("global_ctrl"), st.just(0), full),
         st.tuples(st.just("global_ctrl"), st.just(0), full),
@@ -237,6 +238,10 @@ def programs(draw: st.DrawFn) -> Plan:
         st.tuples(st.just("rdpmc"), some, st.just(0)),
         st.tuples(st.just("lvtpc"), st.just(0), st.just(0x400)),
     )
+    absent = {"fixed_ctr_ctrl"} if guest.vendor == "amd" else set()
+    if guest.vendor == "amd" and guest.version < 2:
+        absent |= {"global_ctrl", "global_status", "global_ovf_ctrl"}
+    access = access.filter(lambda step: step[0] not in absent)
     gaps = st.sampled_from([0, 1, 100, 3000])
     steps = draw(st.lists(st.tuples(gaps, access), min_size=1, max_size=25))
     constrained = {6: draw(st.sampled_from([guest.gp_mask, 0x2, 0x1])), 0: guest.gp_mask}
@@ -252,10 +257,12 @@ def programs(draw: st.DrawFn) -> Plan:
 def plans_with_clock(draw: st.DrawFn) -> Plan:
     """Moderate plans whose guest has ticks, turns and tasks: few are stopped before they come."""
     design = draw(st.sampled_from(DESIGNS))
-    cpu = dataclasses.replace(vpmu.cpu("emeraldrapids"), skid=vpmu.Skid(0, draw(st.sampled_from([0, 40, 3000]))))
+    name = draw(st.sampled_from([name for name in cpus_for(design) if name not in ("icelake", "skylake")]))
+    cpu = dataclasses.replace(vpmu.cpu(name), skid=vpmu.Skid(0, draw(st.sampled_from([0, 40, 3000]))))
     base = plan(vpmu.Scenario(cpu=cpu, design=design, workload="fio-4k-read", guest_perf=(), seconds="0.0001"))
     guest = cpu if base.owns_hardware else base.guest_cpu
-    codes = {0xC0: 0, 0x3C: 1, 0x300: 2, 0x4F2E: 4, 0xC4: 6}
+    codes = {code: event for code, event in codes_of(cpu).items() if event in (0, 1, 4, 6)}
+    codes |= {0x300: 2} if cpu.vendor == "intel" else {}
     events = []
     for _ in range(draw(st.integers(1, 6)) if design != "none" else 0):
         code = draw(st.sampled_from(sorted(codes)))

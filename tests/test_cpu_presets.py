@@ -13,7 +13,7 @@ from command_line import good, refused
 import vpmu
 from vpmu._costs import QUALITIES
 
-SIMULATED = ("emeraldrapids", "icelake", "sapphirerapids", "skylake")
+SIMULATED = ("emeraldrapids", "genoa", "icelake", "milan", "rome", "sapphirerapids", "skylake")
 AMD = tuple(name for name in vpmu.cpus() if vpmu.cpu(name).vendor == "amd")
 INTEL = tuple(name for name in vpmu.cpus() if vpmu.cpu(name).vendor == "intel")
 
@@ -115,7 +115,8 @@ def test_counters_are_those_that_exist(name, gp, fixed):
 def test_the_presets_with_costs_are_as_they_were():
     """Their effective counters, which runs depend on."""
     masks = {name: (vpmu.cpu(name).gp_mask, vpmu.cpu(name).fixed_mask) for name in SIMULATED}
-    assert masks == {name: (0xF, 7) if name == "skylake" else (0xFF, 0xF) for name in SIMULATED}
+    usual = {name: (0x3F, 0) if name in AMD else (0xFF, 0xF) for name in SIMULATED}
+    assert masks == usual | {"skylake": (0xF, 7)}
     assert {name for name in vpmu.cpus() if vpmu.cpu(name).costs} == set(SIMULATED)
 
 
@@ -258,18 +259,18 @@ def test_why_no_scenario():
             vpmu.Scenario(cpu=with_costs(name, costs))
         return str(caught.value)
 
-    assert "AMD" in message("genoa")
     assert "version 1" in message("yonah")
     assert "more than 8" in message("lunarlake-p")
     assert "more than 8" in message("lunarlake-e")
-    assert vpmu.Scenario(cpu=with_costs("graniterapids", costs), workload="idle").cpu.name == "graniterapids"
+    for name in ("graniterapids", "turin", "k8"):
+        assert vpmu.Scenario(cpu=with_costs(name, costs), workload="idle").cpu.name == name
 
 
 def with_costs(name, costs):
     return replace(vpmu.cpu(name), costs=costs)
 
 
-@pytest.mark.parametrize(("name", "why"), [("nehalem", "nobody has published"), ("genoa", "AMD")])
+@pytest.mark.parametrize(("name", "why"), [("nehalem", "nobody has published"), ("turin", "nobody has published")])
 def test_command_line_refuses_in_one_line(name, why):
     message = refused("compare", "idle", "--cpu", name)
     assert why in message
@@ -306,8 +307,9 @@ def test_list_as_json_has_everything():
     zen4 = listed["genoa"]
     assert zen4["possible_quirks"]["zen4_status_rsvd"] == vpmu.quirks()["zen4_status_rsvd"]
     assert zen4["quirks"]["amd_late_nmi"] == vpmu.quirks()["amd_late_nmi"]
-    assert (zen4["vendor"], zen4["version"], zen4["gp"], zen4["fixed"], zen4["scenarios"]) == ("amd", 2, 6, 0, False)
+    assert (zen4["vendor"], zen4["version"], zen4["gp"], zen4["fixed"], zen4["scenarios"]) == ("amd", 2, 6, 0, True)
     assert listed["skylake"]["scenarios"] is True
+    assert listed["turin"]["scenarios"] is False
     assert listed["lunarlake-e"]["fixed_mask"] == 0x77
 
 

@@ -85,7 +85,7 @@ def test_sequences_are_those_of_linux_step_by_step(name: str, load: list[Step]) 
 
 
 def test_there_are_no_other_sequences() -> None:
-    assert vpmu.sequences() == ("linux-7.0", "linux-7.0-no-elision", "semi-v2")
+    assert vpmu.sequences() == ("linux-7.0", "linux-7.0-amd", "linux-7.0-no-elision", "semi-v2")
     assert vpmu.Mediated().sequence == "linux-7.0"
     with pytest.raises(vpmu.UnknownName, match=r"linux-7\.0"):
         vpmu.sequence("linux-7.1")
@@ -159,7 +159,9 @@ DIFFERS = wrmsr("counter", "guest", **{"if": "differs"})
         {"op": "perf_put_guest_context", "if": "nonzero"},
         {"op": "wrmsr"},
         {"op": "wrmsr", "register": "global_ctrl"},
-        wrmsr("global_ctrl", "guest"),
+        wrmsr("global_ctrl", "host"),
+        wrmsr("global_status_set", "zero"),
+        wrmsr("global_status_set", "guest", **{"if": "nonzero"}),
         wrmsr("global_ctrl", "zero", **{"if": "nonzero"}),
         wrmsr("global_status", "zero"),
         wrmsr("global_ovf_ctrl", "status"),

@@ -77,6 +77,11 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
         r"instructions that the hypervisor emulated in [\d,]+ exits were not added to it",
         {"design": "emulated", "cpu": "skylake", "guest_perf": ["stat:instructions"]},
     ),
+    "overwritten": (
+        "host cycles:freq=20000",
+        r"milan has no global enable bits.*\([\d,]+ PMIs?\).*PerfMonV2",
+        {"design": "none", "cpu": "milan", "guest_perf": [], "host_perf": ["cycles:freq=20000"]},
+    ),
     "host_stale": (
         "host cycles:pinned:exclude_guest",
         r"hardware counted for it where its attributes exclude it \([\d,]+ switches\).*a switch sequence that takes",

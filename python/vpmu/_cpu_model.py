@@ -399,5 +399,5 @@ class CpuModel:
 
     @property
     def full_width_writes(self) -> bool:
-        """IA32_PERF_CAPABILITIES.FW_WRITE: IA32_A_PMCx exist."""
-        return bool(self.perf_capabilities >> 13 & 1)
+        """Software can write counters in full width: IA32_A_PMCx (IA32_PERF_CAPABILITIES.FW_WRITE), always on AMD."""
+        return self.vendor == "amd" or bool(self.perf_capabilities >> 13 & 1)

@@ -41,11 +41,21 @@ class GuestPmu:
     fixed: int = 3
 
 
+#: Features of an AMD CPU that say what its selectors count; the others are no business of a guest's PMU.
+_AMD_EVENTS = frozenset({"perfctr_core", "extended_event_select", "zen1", "zen2", "zen3", "zen4", "zen5"})
+#: Linux KVM_MAX_NR_INTEL_GP_COUNTERS, KVM_MAX_NR_AMD_GP_COUNTERS.
+_MOST_GP = {"intel": 8, "amd": 6}
+
+
 def kvm_guest_cpu(cpu: CpuModel, wanted: GuestPmu | None) -> CpuModel:
-    """The PMU of a KVM guest: version 2, at most 8 GP and 3 fixed counters (Linux kvm_init_pmu_capability())."""
-    limits = wanted or GuestPmu(min(cpu.version, 2), min(cpu.gp_counters, 8), min(cpu.fixed_counters, 3))
-    if not 2 <= limits.version <= cpu.version:
-        raise ScenarioError(f"guest_pmu version {limits.version} must be 2 to {cpu.version}, the version of {cpu.name}")
+    """The PMU of a KVM guest: version 2, at most 8 (AMD: 6) GP and 3 fixed counters (kvm_init_pmu_capability())."""
+    most = _MOST_GP[cpu.vendor]
+    limits = wanted or GuestPmu(min(cpu.version, 2), min(cpu.gp_counters, most), min(cpu.fixed_counters, 3))
+    least = 2 if cpu.vendor == "intel" else 1
+    if not least <= limits.version <= cpu.version:
+        raise ScenarioError(
+            f"guest_pmu version {limits.version} must be {least} to {cpu.version}, the version of {cpu.name}"
+        )
     if not 1 <= limits.gp <= cpu.gp_counters or not 0 <= limits.fixed <= cpu.fixed_counters:
         raise ScenarioError(
             f"guest_pmu with {limits.gp} GP and {limits.fixed} fixed counters does not fit {cpu.name}, which has "
@@ -57,7 +67,7 @@ def kvm_guest_cpu(cpu: CpuModel, wanted: GuestPmu | None) -> CpuModel:
         gp_mask=(1 << limits.gp) - 1,
         fixed_mask=(1 << limits.fixed) - 1,
         perf_capabilities=cpu.perf_capabilities & 1 << 13,
-        features=frozenset(),
+        features=cpu.features & _AMD_EVENTS,
         anythread_deprecated=True,
     )
 
@@ -121,6 +131,10 @@ class Design:
     def switch(self) -> Sequence | None:
         """The switch sequence, if the design switches."""
         return None
+
+    def switch_on(self, cpu: CpuModel) -> Sequence | None:
+        """The same on a CPU."""
+        return self.switch()
 
     def refusal(self, cpu: CpuModel, host_perf: tuple[HostEvent, ...], vm_first: bool) -> str:
         """Why the design cannot be had with this CPU and host; empty if it can."""
@@ -300,6 +314,21 @@ class Mediated(FilteredDesign):
         """The sequence."""
         return sequence(self.sequence)
 
+    def switch_on(self, cpu: CpuModel) -> Sequence:
+        """The sequence; the default is the merged one of the CPU's vendor.
+
+        Raises
+        ------
+        ScenarioError
+            For a sequence with another vendor's registers.
+        """
+        amd = f"{self.sequence}-amd"
+        found = sequence(amd) if cpu.vendor == "amd" and amd in sequences() else self.switch()
+        if found.vendor != cpu.vendor:
+            fitting = ", ".join(name for name in sequences() if sequence(name).vendor == cpu.vendor)
+            raise ScenarioError(f"sequence {self.sequence} is for {found.vendor}, not {cpu.name}; use {fitting}")
+        return found
+
     def traps(self, cpu: CpuModel, guest: CpuModel) -> frozenset[str]:
         """Controls and LVTPC always; RDPMC and the global registers if guest and host counters differ.
 
@@ -319,7 +348,9 @@ class Mediated(FilteredDesign):
 
         perf says whether GLOBAL_STATUS can be written; that nothing is mediated without is KVM's own decision.
         """
-        if cpu.version < self.host_version:
+        if not cpu.writable_global_status:
+            if cpu.vendor == "amd":
+                return f"KVM mediates on AMD from PerfMonV2 on (PerfCntrGlobalStatusSet), which {cpu.name} lacks"
             return (
                 "KVM mediates from PMU version 4 on (IA32_PERF_GLOBAL_STATUS_SET); "
                 f"{cpu.name} has version {cpu.version}"
@@ -329,7 +360,7 @@ class Mediated(FilteredDesign):
         return admit(host_perf, vm_first)[0]
 
     def stores_global_ctrl(self, cpu: CpuModel, guest: CpuModel) -> bool:
-        """On CPUs without VM-exit save, if the guest writes the register without exits."""
+        """On CPUs without VM-exit save, AMD's among them, if the guest writes the register without exits."""
         return not cpu.exit_save_global_ctrl and "global_ctrl" not in self.traps(cpu, guest)
 
     def note(self, cpu: CpuModel, guest: CpuModel) -> str:
@@ -379,5 +410,6 @@ class Dedicated(Design):
         return cpu
 
     def traps(self, cpu: CpuModel, guest: CpuModel) -> frozenset[str]:
-        """LVTPC, unless it is passed through."""
-        return frozenset({"lvtpc"} if self.lvtpc == "intercepted" else ())
+        """LVTPC, unless it is passed through; on AMD the selectors, in which the hypervisor sets GuestOnly."""
+        selectors = {"selector"} if cpu.vendor == "amd" else set()
+        return frozenset(selectors | ({"lvtpc"} if self.lvtpc == "intercepted" else set()))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ._cpu import CpuModel
 from ._designs import Design
 from ._errors import UnknownName
+from ._perf import HostEvent
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class DirectCapture(Design):
     def options(self) -> dict[str, str | bool]:
         """Whose constraints."""
         return {"constraints": self.constraints}
+
+    def refusal(self, cpu: CpuModel, host_perf: tuple[HostEvent, ...], vm_first: bool) -> str:
+        """The series is for VMX."""
+        if cpu.vendor == "amd":
+            return f"the series was posted for Intel CPUs, which {cpu.name} is not"
+        return super().refusal(cpu, host_perf, vm_first)
 
     def note(self, cpu: CpuModel, guest: CpuModel) -> str:
         """Say what nobody checks."""

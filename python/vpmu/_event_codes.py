@@ -153,6 +153,11 @@ def _selector_codes(cpu: CpuModel) -> dict[int, str]:
     return codes
 
 
+def generic_amd_codes() -> dict[int, str]:
+    """Codes that some AMD CPU since Zen counts by one of perf's generic names."""
+    return _AMD | _ZEN | _FROM_ZEN4
+
+
 @functools.lru_cache(maxsize=64)
 def named_codes(cpu: CpuModel) -> Mapping[str, int]:
     """Names of a CPU that are codes and nothing else: no workload has a rate, and ``Pmu.count`` takes the code.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ._cpu import Constraint, CpuModel
 from ._errors import ScenarioError
-from ._event_codes import PMU_EVENTS, code_mask, fixed_events, named_codes, selector_codes
+from ._event_codes import PMU_EVENTS, code_mask, fixed_events, generic_amd_codes, named_codes, selector_codes
 from ._event_syntax import Format, extra_terms, read, terms_of
 
 #: perf's generic names in the order of the core's index, and their selector codes (event | umask << 8); 03H/00 and
@@ -70,13 +70,29 @@ class Event:
 
     @property
     def code(self) -> int:
-        """Event select and unit mask, 16 bits."""
+        """Event select and unit mask on Intel CPUs, 16 bits."""
         return CODES[self.name]
 
     @property
     def selector_code(self) -> int:
         """The same in an event selector, where perf's pseudo encoding of slots counts nothing."""
         return SLOTS_CODE if self.name == "slots" else self.code
+
+    def code_on(self, cpu: CpuModel) -> int:
+        """What an event selector of a CPU has for it; 0 if the CPU does not have the event.
+
+        Raises
+        ------
+        ScenarioError
+            If it was written as a code that is another vendor's.
+        """
+        codes = {name: code for code, name in selector_codes(cpu).items()}
+        code = self.selector_code if cpu.vendor == "intel" else codes.get(self.name, 0)
+        written = read(self.text)
+        if not written.name and written.config not in (code, self.code if cpu.vendor == "intel" else code):
+            known = ", ".join(f"r{value:04x} {name}" for name, value in codes.items() if name in CODES)
+            raise ScenarioError(f"event {self.text!r}: no rate is known for it on {cpu.name}; known are {known}")
+        return code
 
 
 @dataclass(frozen=True)
@@ -140,7 +156,7 @@ def parse_event(text: str) -> Event:
         For a code without a known rate, or a modifier that is not simulated.
     """
     written = read(text)
-    name = written.name or _BY_CODE.get(written.config, "")
+    name = written.name or _BY_CODE.get(written.config, "") or generic_amd_codes().get(written.config, "")
     if name not in CODES:
         if terms := extra_terms(written.config, written.format):
             raise ScenarioError(

@@ -201,6 +201,15 @@ def _throttled(case: _Case) -> _Words:
     )
 
 
+def _overwritten(case: _Case) -> _Words:
+    handled = _plural(case.result.raw["host_pmi"]["handled"], "PMI")
+    cpu = case.result.scenario.cpu.name
+    return (
+        f"{cpu} has no global enable bits: the counter ran on between its read and the write of its next period ({handled})",
+        "fewer samples, or a CPU with PerfMonV2",
+    )
+
+
 _WORDS: dict[str, Callable[[_Case], _Words]] = {
     "not_scheduled": _not_scheduled,
     "emulated_instruction": _emulated_instruction,
@@ -213,6 +222,7 @@ _WORDS: dict[str, Callable[[_Case], _Words]] = {
     "wrong_counter": _wrong_counter,
     "multiplexed": _multiplexed,
     "throttled": _throttled,
+    "overwritten": _overwritten,
 }
 
 

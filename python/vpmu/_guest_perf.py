@@ -134,8 +134,8 @@ def placement(events: Sequence[Request], cpu: CpuModel) -> tuple[int, ...]:
     return (-1,) * len(events)
 
 
-def _start_period(event: Event, frequency: int, version: tuple[int, int]) -> int:
-    if version < (6, 14):
+def _start_period(event: Event, frequency: int, version: tuple[int, int], cpu: CpuModel) -> int:
+    if version < (6, 14) or cpu.vendor == "amd":
         return 1
     name = event.text.partition(":")[0]
     return max(-(-_START.get(name, _START_RAW) // frequency) - 1, 1)
@@ -160,14 +160,14 @@ def planned_events(
         if period > longest:
             raise ScenarioError(f"period {period} is above {longest}, the longest that {cpu.name} can arm")
         if request.frequency:
-            period = _start_period(event, request.frequency, version)
+            period = _start_period(event, request.frequency, version, cpu)
         if request.pinned:
             period = GuestWatchdog.THRESHOLD * core_hz
         gp, fixed = allowed_counters(event.name, cpu) if counter < 0 else (0, 0)
         planned.append(
             PlannedGuestEvent(
                 event=event.index,
-                selector=event.selector_code | event.user << 16 | event.kernel << 17 | 1 << 20,
+                selector=event.code_on(cpu) | event.user << 16 | event.kernel << 17 | 1 << 20,
                 counter=counter,
                 user=event.user,
                 kernel=event.kernel,

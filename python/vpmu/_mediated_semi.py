@@ -37,6 +37,11 @@ class MediatedSemi(Mediated):
 
     def refusal(self, cpu: CpuModel, host_perf: tuple[HostEvent, ...], vm_first: bool) -> str:
         """Counters must be restored in full width and be enabled by one register."""
+        if cpu.vendor == "amd":
+            return (
+                "proposed for Intel's PMU versions 2 and 3: AMD's PerfMonV2 can set GLOBAL_STATUS, and without it "
+                "there are no global registers"
+            )
         if cpu.version < 2:
             return f"version {cpu.version} of {cpu.name} has no IA32_PERF_GLOBAL_CTRL, which entry and exit switch"
         if not cpu.full_width_writes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ._cpu import CpuModel
 from ._designs import GuestPmu, Mediated
 from ._errors import ScenarioError
+from ._perf import HostEvent
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,15 @@ class Passthrough(Mediated):
     def guest_cpu(self, cpu: CpuModel, wanted: GuestPmu | None) -> CpuModel:
         """The hardware."""
         return cpu
+
+    def refusal(self, cpu: CpuModel, host_perf: tuple[HostEvent, ...], vm_first: bool) -> str:
+        """On AMD somebody has to set GuestOnly in the selectors."""
+        if cpu.vendor == "amd":
+            return (
+                "SVM does not switch GLOBAL_CTL at entry and exit: with its selectors passed through, no hypervisor "
+                "could set GuestOnly in them, and the guest's counters would count the host"
+            )
+        return super().refusal(cpu, host_perf, vm_first)
 
     def traps(self, cpu: CpuModel, guest: CpuModel) -> frozenset[str]:
         """LVTPC; the selectors, too, if they are intercepted for an erratum."""

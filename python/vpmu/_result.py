@@ -24,6 +24,7 @@ CAUSES: dict[str, str] = {
     "wrong_counter": "a guest counter's selector was put on a hardware counter that counts something else",
     "multiplexed": "a guest event waited for its turn: there are more events than counters",
     "throttled": "the guest's kernel had stopped an event with too many samples up to its next tick",
+    "overwritten": "a counter ran on between its read and the write of its next period (AMD before PerfMonV2)",
 }
 
 #: How a note begins that the kernel would give as a WARN().

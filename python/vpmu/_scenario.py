@@ -257,9 +257,7 @@ def _check_type(what: str, value: object, *types: type) -> None:
 def _check_simulated(model: CpuModel) -> None:
     """Refuse a CPU that has a PMU (``vpmu.Pmu``) but on which designs are not simulated."""
     what = ""
-    if model.vendor != "intel":
-        what = "a CPU of AMD"
-    elif model.version < 2:
+    if model.vendor == "intel" and model.version < 2:
         what = "a PMU of version 1"
     elif model.gp_mask > 0xFF or model.fixed_mask > 0xF:
         what = "a PMU with more than 8 general-purpose or 4 fixed counters"
@@ -356,7 +354,7 @@ def _host_event(event: HostEvent, scenario: Scenario) -> PlannedHostEvent:
         gp = fixed = 0  # perf_event_open fails: there is no counter that could count it
     return PlannedHostEvent(
         parsed.index,
-        parsed.selector_code,
+        parsed.code_on(scenario.cpu),
         gp,
         fixed,
         parsed.user,
@@ -411,7 +409,7 @@ def plan(scenario: Scenario) -> Plan:
         seeds=_seeds(scenario.seed),
         guest_events=guest_events,
         host_events=host,
-        sequence=design.switch(),
+        sequence=design.switch_on(scenario.cpu),
         owns_hardware=design.owns_hardware,
         backed_by_host_events=design.backed_by_host_events,
         global_ctrl_in_exit_list=design.stores_global_ctrl(scenario.cpu, guest),

@@ -5,6 +5,7 @@ A sequence is data. Its steps are tables:
 - ``{op = "perf_load_guest_context"}``, ``{op = "perf_put_guest_context"}``: host perf leaves or returns;
 - ``{op = "wrmsr", register, value, if}``, ``{op = "rdmsr", register = "global_status", save}``;
 - ``{op = "toggle", register = "global_status"}``: only differing bits, through RESET and SET;
+- AMD: ``{op = "wrmsr", register = "global_status_set"|"global_ctrl", value = "guest"}``;
 - ``{op = "lvtpc", value = "guest"|"host"}``;
 - ``{for = "gp"|"fixed", do = [...]}``: over the guest's counters, of ``{op = "rdpmc", save}`` and ``wrmsr``
   of ``counter`` or ``selector``.
@@ -33,7 +34,9 @@ from ._errors import ScenarioError, UnknownName
     OVF_CTRL,
     TOGGLE_STATUS,
     FIXED_CTR_CTRL,
-) = range(10)
+    STATUS_SET,  # AMD: PerfCntrGlobalStatusSet, whatever it is
+    GLOBAL_CTRL_GUEST,  # AMD: GuestOnly keeps the counters from counting up to the entry
+) = range(12)
 
 # Flags of LOOP.
 FIXED, RDPMC, SAVE = 1, 2, 4
@@ -61,6 +64,8 @@ _PLAIN: Mapping[tuple[tuple[str, Any], ...], tuple[int, int]] = {
         FIXED_CTR_CTRL_ZERO_IF_NONZERO,
     ),
     (("op", "wrmsr"), ("register", "fixed_ctr_ctrl"), ("value", "zero")): (FIXED_CTR_CTRL, FIXED_CTR_CTRL_ZERO),
+    (("op", "wrmsr"), ("register", "global_status_set"), ("value", "guest")): (STATUS_SET, 0),
+    (("op", "wrmsr"), ("register", "global_ctrl"), ("value", "guest")): (GLOBAL_CTRL_GUEST, 0),
 }
 
 _LOOP: Mapping[tuple[tuple[str, Any], ...], int] = {
@@ -121,6 +126,8 @@ class Sequence:
     name, summary, source : str
     load, put : tuple of mapping
         The steps as in the TOML file.
+    vendor : {"intel", "amd"}
+        Whose registers they access.
 
     Raises
     ------
@@ -133,6 +140,7 @@ class Sequence:
     source: str
     load: tuple[Mapping[str, Any], ...]
     put: tuple[Mapping[str, Any], ...]
+    vendor: str = "intel"
 
     def __post_init__(self) -> None:
         self.programs()
@@ -160,4 +168,5 @@ def sequence(name: str) -> Sequence:
     if name not in sequences():
         raise UnknownName("switch sequence", name, sequences())
     table = tomllib.loads(data_text("sequences", f"{name}.toml"))
-    return Sequence(name, table["summary"], table["source"], tuple(table["load"]), tuple(table["put"]))
+    load, put = tuple(table["load"]), tuple(table["put"])
+    return Sequence(name, table["summary"], table["source"], load, put, table.get("vendor", "intel"))

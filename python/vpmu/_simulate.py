@@ -213,6 +213,8 @@ def _host_counter(
         reasons.append("it is out of the PMU while guest state is loaded")
     if "pmu_disabled" in row["losses"]:
         reasons.append("host perf disables its PMU while it schedules events")
+    if "overwritten" in row["losses"]:
+        reasons.append("its counter ran on between the handler's read and the write of its next period")
     if "host_stale" in row["gains"]:
         reasons.append("hardware counted where its attributes exclude it")
     return _counter(str(event), row, reasons, extra)
@@ -270,11 +272,12 @@ def _notes(scenario: Scenario, forced: str, counters: tuple[Counter, ...], raw: 
                 f"{counter.event}: {counter.samples} samples where {counter.value // period} periods went by: "
                 + (turns if "multiplexed" in counter.losses and not lost else why)
             )
+    amd = scenario.cpu.vendor == "amd"
     for request, counter in zip(scenario.guest_requests(), counters, strict=True):
         if request.frequency and counter.samples < counter.samples_expected - 1:
             notes.append(
                 f"{counter.event}: {counter.samples} samples where {counter.samples_expected} periods went by: "
-                + (why if lost else turns)
+                + (why if lost else "Linux's first period on AMD is 1, shorter than a PMI takes" if amd else turns)
             )
     if forced:
         notes.append(f"hypothetical: {forced}")
@@ -344,14 +347,16 @@ def compare(
         if not made.has_guest_pmu:
             results[str(made)] = dataclasses.replace(baseline, _baselines=(baseline, baseline))
             continue
-        unprofiled = run(made, False)
-        baselines = (baseline if made.has_host else unprofiled, unprofiled)
+        baselines: tuple[Result | None, Result | None] = (baseline, None)
         try:
+            unprofiled = run(made, False)
+            baselines = (baseline if made.has_host else unprofiled, unprofiled)
             results[str(made)] = run(made, True, baselines)
         except ScenarioError as error:
-            # What its guest's PMU cannot count may fit another design's.
+            # What its guest's PMU cannot count, and a sequence of another vendor's registers, may fit another design.
             misfit = error
-            results[str(made)] = _refused(unprofiled.scenario, engine, str(error), baselines)
+            unprofiled_scenario = dataclasses.replace(scenario, design=made, guest_perf=())
+            results[str(made)] = _refused(unprofiled_scenario, engine, str(error), baselines)
     if misfit is not None and all(result.reason for result in results.values() if result.scenario.design.has_guest_pmu):
         raise misfit
     return results

@@ -62,7 +62,9 @@ class Virtualized(Design):
         return frozenset(traps)
 
     def refusal(self, cpu: CpuModel, host_perf: tuple[HostEvent, ...], vm_first: bool) -> str:
-        """Host events that include guests cannot be beside it."""
+        """Host events that include guests cannot be beside it; on AMD it is about the registers of PerfMonV2."""
+        if cpu.vendor == "amd" and cpu.version < 2:
+            return f"AMD's proposal switches the registers of PerfMonV2, which {cpu.name} lacks"
         return admit(host_perf, vm_first)[0]
 
     def note(self, cpu: CpuModel, guest: CpuModel) -> str:

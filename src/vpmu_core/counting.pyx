@@ -6,7 +6,7 @@ from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
 from vpmu_core.activity cimport between, between_short, occurrences
 from vpmu_core.hostsched cimport TASK
 from vpmu_core.kinds cimport (
-    ACCESS_COUNTER, ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_OVF_CTRL, ACCESS_RDPMC,
+    ACCESS_COUNTER, ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_LVTPC, ACCESS_OVF_CTRL, ACCESS_RDPMC,
     ACCESS_SELECTOR, ACTIVITIES, CAUSE_CEDED, CAUSE_FILTERED, CAUSE_HOST_STALE, CAUSE_NONE, CAUSE_NOT_SCHEDULED,
     CAUSE_PMU_DISABLED, CAUSE_WINDOW, CAUSE_WRONG_COUNTER, FLIGHT_GUEST, FLIGHT_HOST, GUEST_HANDLER, GUEST_KERNEL,
     GUEST_USER, HANDLER, HOST_CEDED, HOST_ERROR, HOST_INACTIVE, HOST_TASK, WINDOW_IS_GUEST, WORK,
@@ -397,7 +397,7 @@ cdef void apply_direct(machine_t *m, access_t *a) noexcept nogil:
         p.global_status &= ~a.value
     elif a.access == ACCESS_RDPMC:
         a.value = p.counter[a.slot]
-    else:
+    elif a.access == ACCESS_LVTPC:
         p.lvtpc = a.value
 
 

@@ -1,7 +1,7 @@
 # cython: freethreading_compatible=True
 """KVM's event filter (Linux arch/x86/kvm/pmu.c, check_pmu_event_filter(); docs/machine.md, section 13)."""
 from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
-from vpmu_core.unit cimport FIXED_SLOT, SELECTOR_ENABLE
+from vpmu_core.unit cimport FIXED_SLOT, GUEST_ONLY, SELECTOR_ENABLE
 from vpmu_core.counting cimport meter_denied
 from vpmu_core.state cimport event_filter_t, machine_t
 
@@ -55,7 +55,8 @@ cdef void load_control(machine_t *m, int slot) noexcept nogil:
     cdef uint32_t bit = <uint32_t>1 << slot, on = 0 if m.denied & bit else bit
     cdef uint64_t field
     if slot < FIXED_SLOT:
-        m.loaded.selector[slot] = m.guest.selector[slot] & ~(<uint64_t>SELECTOR_ENABLE if not on else 0)
+        field = m.loaded.selector[slot] & <uint64_t>m.amd << GUEST_ONLY
+        m.loaded.selector[slot] = (m.guest.selector[slot] & ~(<uint64_t>SELECTOR_ENABLE if not on else 0)) | field
         m.loaded.interrupt = (m.loaded.interrupt & ~bit) | (m.guest.interrupt & bit)
     else:
         field = <uint64_t>15 << 4 * (slot - FIXED_SLOT)

@@ -2,6 +2,7 @@
 """Guest perf's accesses to its PMU, and what starts and stops one event (Linux arch/x86/events/core.c)."""
 from vpmu_core._types cimport uint64_t
 from vpmu_core.counting cimport apply_direct, apply_ideal, tally
+from vpmu_core.guestamd cimport amd_disable, amd_enable, wait_on_overflow
 from vpmu_core.hostperf cimport set_period, update_count
 from vpmu_core.kinds cimport (
     ACCESS_COUNTER, ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_LVTPC, ACCESS_RDPMC,
@@ -61,6 +62,9 @@ cdef void guest_work(machine_t *m, int cost) noexcept nogil:
 
 cdef void pmu_disable(machine_t *m) noexcept nogil:
     """perf_pmu_disable()."""
+    if m.amd:
+        amd_disable(m)
+        return
     if not m.stopped:
         m.guest_pmu_on = False
     guest_access(m, ACCESS_GLOBAL_CTRL, 0, 0)
@@ -69,6 +73,9 @@ cdef void pmu_disable(machine_t *m) noexcept nogil:
 cdef void pmu_enable(machine_t *m) noexcept nogil:
     """The end of perf_pmu_enable(): FIXED_CTR_CTRL is cached, and written only if it changes."""
     cdef uint64_t fixed = m.guest_fixed_wanted
+    if m.amd:
+        amd_enable(m)
+        return
     if fixed != m.guest_fixed_ctr_ctrl:
         guest_access(m, ACCESS_FIXED_CTR_CTRL, 0, fixed)
         if not m.stopped:
@@ -141,7 +148,8 @@ cdef void start_event(machine_t *m, guest_event_t *e, bint reload) noexcept nogi
     e.active = 1
     e.absent = CAUSE_NONE
     if e.slot < FIXED_SLOT:
-        guest_access(m, ACCESS_SELECTOR, e.slot, e.selector | SELECTOR_ENABLE)
+        if not m.guest_v1 or m.guest_pmu_on:  # without global registers the end of the bracket writes it
+            guest_access(m, ACCESS_SELECTOR, e.slot, e.selector | SELECTOR_ENABLE)
     else:
         m.guest_fixed_wanted |= _field(
             e, (1 if e.selector & SELECTOR_OS else 0) | (2 if e.selector & SELECTOR_USR else 0) | 8
@@ -155,6 +163,8 @@ cdef void stop_event(machine_t *m, guest_event_t *e, bint update) noexcept nogil
     if e.active:
         if e.slot < FIXED_SLOT:
             guest_access(m, ACCESS_SELECTOR, e.slot, e.selector)
+            if m.amd and not m.nmi_in_service:
+                wait_on_overflow(m, e.slot)
         else:
             m.guest_fixed_wanted &= ~_field(e, 15)
         if m.stopped:

@@ -1,9 +1,10 @@
 # cython: freethreading_compatible=True
-"""Guest perf as Linux does it on Intel CPUs, version 2 to 5 (arch/x86/events/core.c and intel/core.c)."""
+"""Guest perf as Linux does it on Intel CPUs, version 2 to 5 (arch/x86/events/core.c and intel/core.c); see guestamd, too."""
 from vpmu_core._types cimport NEVER, uint64_t
 from vpmu_core.guestaccess cimport (
     arm_event, expect_samples, guest_access, guest_work, pmu_disable, pmu_enable, read_event, write_guest_lvtpc,
 )
+from vpmu_core.guestamd cimport amd_pmi_handler
 from vpmu_core.guestperiod cimport adjust_period, guest_time, handler_took, tick_nsec
 from vpmu_core.guestsched cimport close_event, enable_events, events_out, rotate, switch_task, update_times
 from vpmu_core.guesttick cimport throttle, tick
@@ -60,7 +61,7 @@ cdef void _read_group(machine_t *m, const guest_event_t *e) noexcept nogil:
             read_event(m, other)
 
 
-cdef void _sample(machine_t *m, guest_event_t *e) noexcept nogil:
+cdef void sample(machine_t *m, guest_event_t *e) noexcept nogil:
     """__perf_event_overflow(): throttling, the next period but one, and the sample."""
     cdef uint64_t now, since
     e.samples += 1
@@ -96,7 +97,7 @@ cdef void _handle(machine_t *m, int slot) noexcept nogil:
         if e.active and e.slot == slot:
             read_event(m, e)
             if arm_event(m, e) and e.sampling and not m.stopped:
-                _sample(m, e)
+                sample(m, e)
             return
 
 
@@ -105,6 +106,9 @@ cdef void pmi_handler(machine_t *m) noexcept nogil:
     cdef bint was_on = m.guest_pmu_on
     cdef uint64_t status, began
     cdef int bit, rounds = 0
+    if m.amd:
+        amd_pmi_handler(m)
+        return
     m.nmi_pending = False
     m.nmi_in_service = True
     m.handlers += 1

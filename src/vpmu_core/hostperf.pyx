@@ -8,7 +8,7 @@ from vpmu_core.kinds cimport (
     HOST_INACTIVE, HOST_OFF, OP_RDPMC, ORIGIN_HOST,
 )
 from vpmu_core.perfevents cimport host_event_t
-from vpmu_core.unit cimport SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, width_mask
+from vpmu_core.unit cimport SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, selector_code, width_mask
 from vpmu_core.counting cimport spend, tally
 from vpmu_core.hostsched cimport (
     CPU_PINNED, TASK_PINNED, bracket, events_of, reschedule, reschedule_at_cost, set_state,
@@ -73,7 +73,7 @@ cdef int perf_create(machine_t *m, int guest_slot, uint64_t selector, int64_t pe
     m.host_events += 1
     m.creates += 1
     memset(e, 0, sizeof(host_event_t))
-    e.selector = (selector & (0xFFFF | SELECTOR_USR | SELECTOR_OS)) | SELECTOR_INT
+    e.selector = selector_code(&m.hardware, selector) | (selector & (SELECTOR_USR | SELECTOR_OS)) | SELECTOR_INT
     e.event = m.guest.event[guest_slot]
     e.allowed = m.host_allowed[e.event] & m.hardware.slots
     e.user = (selector & SELECTOR_USR) != 0

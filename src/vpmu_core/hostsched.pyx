@@ -2,6 +2,7 @@
 """Host perf's scheduler: which events count where, and what moving them costs (Linux kernel/events/core.c, x86_pmu_enable())."""
 from vpmu_core._types cimport NEVER, int8_t, int64_t, lowest_bit, popcount32, uint32_t, uint64_t
 from vpmu_core.counting cimport exhausted, host_activity, host_advance, spend, tally
+from vpmu_core.hostdriver cimport host_pmu_disable, host_pmu_enable, spend_rdmsr
 from vpmu_core.hostperf cimport set_period, update_count
 from vpmu_core.kinds cimport (
     BLIND, COST_PERF_RESCHED_EVENT, COST_PERF_ROTATE, COST_PERF_TASK_SWITCH, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC,
@@ -275,13 +276,14 @@ cdef void bracket(
     cdef host_event_t *e
     cdef uint32_t left
     cdef int i
-    write_global_ctrl(m, 0)
+    cdef uint64_t rdmsr = host_pmu_disable(m)
     if window:
         m.blind = True
     if settled:
         # Out of their counters and into them again, and nothing has been counted meanwhile: only the accesses are left.
         rdpmc = counters = popcount32(settled)
         selectors = 2 * popcount32(settled & m.settled_gp)
+        rdmsr += rdpmc if m.amd else 0
         out &= ~settled
         into &= ~settled
         m.ledger_stale = True
@@ -292,6 +294,7 @@ cdef void bracket(
         e = &m.host_event[i]
         rdpmc += 1
         selectors += e.slot < FIXED_SLOT and not e.throttled
+        rdmsr += m.amd and not e.throttled
         _unsettle(m, e, <uint32_t>1 << i)
         _take_out(m, e)
         if new_period >= 0:
@@ -303,17 +306,18 @@ cdef void bracket(
         left &= left - 1
         e = &m.host_event[i]
         counters += 1
-        selectors += slots[i] < FIXED_SLOT
+        selectors += slots[i] < FIXED_SLOT and not m.host_v1
         _put_in(m, e, slots[i])
-        if e.guest_slot >= 0 and not e.held and e.perf.period_left >= 2:
+        if e.guest_slot >= 0 and not e.held and e.perf.period_left >= 2 and not m.host_v1:
             _settle(m, e, <uint32_t>1 << i)
     if m.host_fixed_ctr_ctrl != fixed:
         selectors += 1
         write_fixed_ctr_ctrl(&m.hardware, m.host_fixed_ctr_ctrl)
     if lvtpc:
         m.hardware.lvtpc = LVTPC_NMI
+    spend_rdmsr(m, rdmsr)
     spend_ops(m, rdpmc, counters, selectors, 1 if lvtpc else 0)
-    write_global_ctrl(m, host_global_ctrl(m, False))
+    host_pmu_enable(m)
 
 
 # -- scheduling -------------------------------------------------------------------------------------------------------

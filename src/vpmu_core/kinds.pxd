@@ -24,6 +24,7 @@ cdef enum:  # access_kind: what guest software does to its PMU; the bit in machi
     ACCESS_OVF_CTRL = 5
     ACCESS_RDPMC = 6
     ACCESS_LVTPC = 7
+    ACCESS_READ_SELECTOR = 8  # RDMSR; traps as ACCESS_SELECTOR does
 
 cdef enum:  # cost_index: the order of vpmu._costs.COST_NAMES
     COST_RDPMC = 0
@@ -98,7 +99,8 @@ cdef enum:  # cause: of the ledger
     CAUSE_WRONG_COUNTER = 9
     CAUSE_MULTIPLEXED = 10  # a guest event waits for its turn on a counter
     CAUSE_THROTTLED = 11  # a guest event is stopped up to the next tick
-    CAUSES = 12
+    CAUSE_OVERWRITTEN = 12  # a host event: counted between the read of its counter and the write of its new value
+    CAUSES = 13
 
 cdef enum:  # pmu_exit
     EXIT_MSR_WRITE = 0

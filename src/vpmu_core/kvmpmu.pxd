@@ -4,7 +4,8 @@ from vpmu_core.kinds cimport (
     ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_LVTPC, ACCESS_OVF_CTRL, ACCESS_SELECTOR,
 )
 from vpmu_core.unit cimport (
-    EVENT_INSTRUCTIONS, FIXED_SLOT, SELECTOR_ENABLE, SELECTOR_OS, SELECTOR_USR, slots_of, write_fixed_ctr_ctrl, write_selector,
+    EVENT_INSTRUCTIONS, FIXED_SLOT, GUEST_ONLY, SELECTOR_ENABLE, SELECTOR_OS, SELECTOR_USR, slots_of, write_fixed_ctr_ctrl,
+    write_selector,
 )
 from vpmu_core.eventfilter cimport filter_slot
 from vpmu_core.state cimport access_t, machine_t
@@ -18,6 +19,8 @@ cdef inline void access_registers(machine_t *m, access_t *a) noexcept nogil:
         if a.value != m.guest.selector[a.slot]:
             m.reprogram |= <uint32_t>1 << a.slot
             write_selector(&m.guest, a.slot, a.value)
+            if m.amd:
+                m.loaded.selector[a.slot] |= <uint64_t>1 << GUEST_ONLY  # amd_pmu_set_msr()
             filter_slot(m, a.slot)
     elif a.access == ACCESS_FIXED_CTR_CTRL:
         changed = a.value ^ m.guest.fixed_ctr_ctrl

@@ -22,7 +22,7 @@ from vpmu._costs import COST_NAMES as _COST_NAMES
 
 CAUSE_NAMES = (
     None, "not_scheduled", "emulated_instruction", "window", "pmu_disabled", "ceded", "host_stale",
-    "filtered", "period_rejected", "wrong_counter", "multiplexed", "throttled",
+    "filtered", "period_rejected", "wrong_counter", "multiplexed", "throttled", "overwritten",
 )
 OP_NAMES = ("rdmsr", "rdpmc", "wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
 ORIGIN_NAMES = ("host", "hypervisor", "guest")

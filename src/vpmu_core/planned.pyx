@@ -20,7 +20,7 @@ from vpmu_core.state cimport (
     program_step_t, trace_t,
 )
 from vpmu_core.switchprogram cimport compile_end, compile_step
-from vpmu_core.unit cimport FIXED_SLOT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS
+from vpmu_core.unit cimport FIXED_SLOT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS, selector_code
 
 from importlib import import_module
 
@@ -122,6 +122,9 @@ cdef class Planned:
         reset(&m.hardware, &self.hardware_file.file)
         reset(&m.guest, &self.guest_file.file)
         reset(&m.ideal, &self.guest_file.file)
+        m.amd = plan.cpu.vendor == "amd"
+        m.guest_v1 = m.amd and model.version < 2
+        m.host_v1 = m.amd and plan.cpu.version < 2
         m.ideal_instructions = 1 << FIXED_SLOT  # fixed counter 0
         width, full = model.gp_width, model.full_width_writes
         for slot in range(SLOTS):
@@ -247,7 +250,7 @@ cdef class Planned:
         for i, planned in enumerate(plan.host_events):
             e = &m.host_event[i]
             e.event = planned.event
-            e.selector = (planned.selector & 0xFFFF) | SELECTOR_INT
+            e.selector = selector_code(&m.hardware, planned.selector) | SELECTOR_INT
             e.selector |= (SELECTOR_USR if planned.user else 0) | (SELECTOR_OS if planned.kernel else 0)
             e.allowed = (planned.gp_mask | planned.fixed_mask << FIXED_SLOT) & m.hardware.slots
             e.user = planned.user

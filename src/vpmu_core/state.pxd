@@ -154,7 +154,11 @@ cdef struct machine_s:
     bint ended
     bint yielded
     bint has_host
-    bint list_entry  # GLOBAL_CTRL goes through the VM-exit store list
+    bint list_entry  # GLOBAL_CTRL goes through the VM-exit store list; AMD: the hypervisor reads it after each exit
+    bint amd
+    bint guest_v1  # AMD before PerfMonV2: the guest's PMU has no global registers
+    bint host_v1  # nor has the host's
+    bint host_nmi_pending  # AMD: it has made the guest exit, and waits for the host to take NMIs (GIF)
     uint8_t stopped
     uint8_t phase
     int64_t budget  # segments left before the run returns to Python

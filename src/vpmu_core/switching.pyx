@@ -14,7 +14,7 @@ from vpmu_core.switchprogram cimport (
     FIXED_CTR_CTRL_GUEST, FIXED_CTR_CTRL_ZERO, LOOP_COUNTER_DIFFERS, LOOP_COUNTER_GUEST, LOOP_COUNTER_NONZERO,
     LOOP_COUNTER_ZERO, LOOP_SAVE, LOOP_SELECTOR_GUEST, LOOP_SELECTOR_NONZERO, LOOP_SELECTOR_ZERO, POINT_END,
     POINT_GLOBAL_CTRL_ZERO, POINT_LVTPC_HOST, POINT_PERF_LOAD, STATUS_ACKNOWLEDGE, STATUS_READ, STATUS_READ_SAVE,
-    STATUS_TOGGLE,
+    STATUS_SET_GUEST, STATUS_TOGGLE,
 )
 from vpmu_core.timeline cimport check_arrival
 
@@ -92,6 +92,8 @@ cdef inline uint64_t _registers(machine_t *m, const block_t *b, uint64_t *status
         m.hardware.global_status &= ~status[0]
     if b.status_flags & STATUS_TOGGLE and status[0] != m.guest.global_status:
         writes += A_GLOBAL * _toggle_status(m, status[0])
+    if b.status_flags & STATUS_SET_GUEST:
+        m.hardware.global_status |= m.guest.global_status
     if b.fixed_ctr_ctrl == FIXED_CTR_CTRL_GUEST:
         _load_fixed_ctr_ctrl(m, False)
     elif b.fixed_ctr_ctrl == FIXED_CTR_CTRL_ZERO:

@@ -14,6 +14,8 @@ cdef enum:  # operation of a step, the order of vpmu._sequences
     OVF_CTRL = 7
     TOGGLE_STATUS = 8
     FIXED_CTR_CTRL = 9
+    STATUS_SET = 10  # AMD
+    GLOBAL_CTRL_GUEST = 11  # AMD
 
 cdef enum:  # flag of LOOP
     LOOP_FIXED = 1
@@ -47,6 +49,7 @@ cdef enum:  # status flag of a block, in the order in which a block does them
     STATUS_READ_SAVE = 2  # with STATUS_READ
     STATUS_ACKNOWLEDGE = 4
     STATUS_TOGGLE = 8
+    STATUS_SET_GUEST = 16  # whatever it is
 
 cdef void compile_step(program_t *program, const machine_t *m, uint16_t operation, uint16_t flags) noexcept
 cdef void compile_end(program_t *program) noexcept

@@ -61,6 +61,8 @@ cdef void compile_step(program_t *p, const machine_t *m, uint16_t operation, uin
     elif operation == GLOBAL_CTRL_ZERO:
         p.globals_ += 1
         _close(p, POINT_GLOBAL_CTRL_ZERO)
+    elif operation == GLOBAL_CTRL_GUEST:
+        p.globals_ += 1  # GuestOnly: nothing counts before the entry
     elif operation == PERF_LOAD:
         p.contexts += 1
         _close(p, POINT_PERF_LOAD)
@@ -76,6 +78,9 @@ cdef void compile_step(program_t *p, const machine_t *m, uint16_t operation, uin
             status = STATUS_READ | (STATUS_READ_SAVE if flags & STATUS_SAVE else 0)
         else:
             status = STATUS_ACKNOWLEDGE if operation == OVF_CTRL else STATUS_TOGGLE
+            if operation == STATUS_SET:
+                p.globals_ += 1
+                status = STATUS_SET_GUEST
         if b.status_flags >= status:  # a block does them in the order of their bits
             b = _close(p, POINT_NONE)
         b.status_flags |= status

@@ -1,15 +1,18 @@
 # cython: freethreading_compatible=True
 """The time line of one logical CPU: PMIs, exits and guest code (docs/machine.md, sections 3 to 6)."""
 from vpmu_core._types cimport NEVER, lowest_bit, uint8_t, uint32_t, uint64_t
-from vpmu_core.counting cimport apply_ideal, exhausted, guest_segment, host_activity, host_advance, running_clock, spend
+from vpmu_core.counting cimport (
+    apply_ideal, exhausted, guest_segment, host_activity, host_advance, running_clock, spend, tally,
+)
 from vpmu_core.eventfilter cimport change_filter
 from vpmu_core.hostsample cimport host_code, serve_tick
 from vpmu_core.hostsched cimport serve_rotation, timer_due
 from vpmu_core.kinds cimport (
     CAUSE_EMULATED_INSTRUCTION, CAUSE_FILTERED, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, COST_INTERRUPT_EXIT,
-    COST_MSR_EMULATION, COST_MSR_LIST_ENTRY, COST_PMI_INJECTION, COST_VM_ENTRY, COST_VM_EXIT, EFFECT_ACCESS,
+    COST_MSR_EMULATION, COST_MSR_LIST_ENTRY, COST_PMI_INJECTION, COST_RDMSR, COST_VM_ENTRY, COST_VM_EXIT, EFFECT_ACCESS,
     EFFECT_KICK, EFFECT_NMI, EFFECT_NONE, EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, FASTPATH, FLIGHT_GUEST, HANDLER,
-    HANDLERS_AT_ONCE, HOST_TASK, IDLE, KERNEL, SPENT_HANDLING, SPENT_IDLE, STOPPED_NO_PROGRESS, USERSPACE, WORK,
+    HANDLERS_AT_ONCE, HOST_TASK, IDLE, KERNEL, OP_RDMSR, ORIGIN_HYPERVISOR, SPENT_HANDLING, SPENT_IDLE,
+    STOPPED_NO_PROGRESS, USERSPACE, WORK,
 )
 from vpmu_core.perfevents cimport guest_event_t
 from vpmu_core.unit cimport LVTPC_MASKED, enabled, width_mask
@@ -28,8 +31,15 @@ cdef void arrive(machine_t *m) noexcept nogil:
         m.pmi.lost += flight & FLIGHT_GUEST
         m.host_pmi.lost += flight >> 1
         return
+    if m.host_nmi_pending:
+        # One NMI waits at most.
+        m.pmi.coalesced += flight & m.arrived & FLIGHT_GUEST
+        m.host_pmi.coalesced += (flight & m.arrived) >> 1
+        m.arrived |= flight
+        return
     m.arrived = flight
-    m.hardware.lvtpc |= LVTPC_MASKED
+    if not m.amd:
+        m.hardware.lvtpc |= LVTPC_MASKED
     m.design.arrive(m)
 
 
@@ -50,11 +60,12 @@ cdef void pend_nmi(machine_t *m) noexcept nogil:
 
 
 cdef void _deliver_to_guest(machine_t *m) noexcept nogil:
-    """Through the guest's LVTPC; delivery masks it, as on Intel CPUs."""
+    """Through the guest's LVTPC; delivery masks it on Intel CPUs (kvm_apic_local_deliver())."""
     if m.guest.lvtpc & LVTPC_MASKED:
         m.pmi.lost += 1
         return
-    m.guest.lvtpc |= LVTPC_MASKED
+    if not m.amd:
+        m.guest.lvtpc |= LVTPC_MASKED
     pend_nmi(m)
 
 
@@ -201,6 +212,15 @@ cdef void _retire(machine_t *m, int cpl) noexcept nogil:
                     e.gains[CAUSE_EMULATED_INSTRUCTION] += 1
 
 
+cdef inline void _save_global_ctrl(machine_t *m) noexcept nogil:
+    # Where VM-exit does not: by the VM-exit store list, or on AMD by svm_vcpu_run() itself.
+    if m.amd:
+        tally(m, ORIGIN_HYPERVISOR, OP_RDMSR, 1)
+        spend(m, COST_RDMSR)
+    else:
+        spend(m, COST_MSR_LIST_ENTRY)
+
+
 cdef void vm_exit(
     machine_t *m, int kind, int cpl, bint emulates, uint64_t handling, uint64_t idle, int effect, access_t *access
 ) noexcept nogil:
@@ -216,7 +236,7 @@ cdef void vm_exit(
     switches = m.flags >> kind & 1
     spend(m, COST_VM_EXIT)
     if m.list_entry:
-        spend(m, COST_MSR_LIST_ENTRY)
+        _save_global_ctrl(m)
     check_arrival(m)
     if switches:
         design.put(m)

@@ -35,6 +35,7 @@ cdef enum:
     SELECTOR_INT = 1 << 20
     SELECTOR_ANY = 1 << 21
     SELECTOR_ENABLE = 1 << 22
+    GUEST_ONLY = 40  # AMD: bit number in a selector
     LVTPC_MASKED = 1 << 16
     LVTPC_NMI = 0x400
     CTR_FRZ = 59
@@ -108,6 +109,11 @@ cdef inline uint32_t enabled(const pmu_t *pmu, bint user) noexcept nogil:
 
 cdef inline uint64_t width_mask(const pmu_t *pmu, int slot) noexcept nogil:
     return pmu.width_mask[slot >> 4]
+
+
+cdef inline uint64_t selector_code(const pmu_t *pmu, uint64_t selector) noexcept nogil:
+    # Event select and unit mask: on AMD the event select has bits 35:32, too.
+    return selector & (0xFFFF | (pmu.codes.mask & 0xF00000000ULL))
 
 
 cdef inline uint8_t event_of_fixed(int index) noexcept nogil:

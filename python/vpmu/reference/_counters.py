@@ -12,8 +12,11 @@ from .._cpu import CpuModel
 from .._events import EVENTS
 from .._plan import NO_EVENT, Plan
 from ._clocks import Rates, Step
+from ._selection import amd_codes
 
 USR, OS, INT, EN = 1 << 16, 1 << 17, 1 << 20, 1 << 22
+#: AMD: the counter counts in guest mode only (APM vol. 2, PERF_CTL).
+GUEST_ONLY = 1 << 40
 FIXED_OS, FIXED_USR, FIXED_PMI = 1, 2, 8
 INSTRUCTIONS = EVENTS.index("instructions")
 
@@ -25,7 +28,7 @@ FIXED_EVENTS = tuple(EVENTS.index(name) for name in ("instructions", "cycles", "
 ARCHITECTURAL = (0xC0, 0x3C, 0x0300, 0x013C, 0x4F2E, 0x412E, 0xC4, 0xC5, 0x01A4)
 
 #: Selector bits that do not say which event is counted.
-_HOW = USR | OS | INT | EN
+_HOW = USR | OS | INT | EN | GUEST_ONLY
 
 
 def is_fixed(counter: int) -> bool:
@@ -45,7 +48,10 @@ def nibble(user: bool, kernel: bool) -> int:
 
 def event_codes(plan: Plan) -> dict[int, int]:
     """Map the event part of every selector that a run may write to its event index."""
-    codes = {code: event for event, code in enumerate(ARCHITECTURAL)}
+    if plan.cpu.vendor == "amd":
+        codes = {code: EVENTS.index(name) for code, name in amd_codes(plan.cpu).items() if name in EVENTS}
+    else:
+        codes = {code: event for event, code in enumerate(ARCHITECTURAL)}
     for guest in plan.guest_events:
         if not is_fixed(guest.counter):
             codes[guest.selector & ~_HOW] = guest.event

@@ -35,6 +35,8 @@ class Design:
         #: The guest's registers: a software PMU, a cache, or the hardware itself.
         self.guest: Counters = machine.hardware
         self.filter = self.plan.event_filter
+        #: AMD: whose NMI has made the guest exit and waits for the host to take NMIs; None if none does.
+        self.nmi_waits: set[str] | None = None
 
     @property
     def host_activity(self) -> int:
@@ -197,7 +199,16 @@ class NoPmu(Design):
 
     def pmi_in_guest(self, whose: set[str]) -> None:
         """The NMI exits."""
-        self.machine.pmu_exit("EXCEPTION_NMI", [], lambda: self._handle_host_nmi(whose))
+        if self.machine.amd:
+            self.nmi_waits = set(whose)
+            self.machine.pmu_exit("EXCEPTION_NMI", [], self._take_nmi)
+        else:
+            self.machine.pmu_exit("EXCEPTION_NMI", [], lambda: self._handle_host_nmi(whose))
+
+    def _take_nmi(self) -> None:
+        """STGI."""
+        whose, self.nmi_waits = self.nmi_waits or set(), None
+        self._handle_host_nmi(whose)
 
     def pmi_in_host(self, whose: set[str]) -> None:
         """The NMI is attributed by perf event, not by mode."""
@@ -251,7 +262,9 @@ class Dedicated(Design):
         return BLIND
 
     def traps(self, access: str) -> bool:
-        """Only the local APIC is virtual, if that."""
+        """Only the local APIC is virtual, if that; on AMD selectors are written for the guest, with GuestOnly."""
+        if access == "selector":
+            return self.machine.amd
         return access == "lvtpc" and not self._direct_lvtpc
 
     def leave_guest(self) -> None:
@@ -265,6 +278,8 @@ class Dedicated(Design):
 
     def guest_write(self, register: str, c: int, value: int, trapped: bool) -> None:
         """Write the hardware; of LVTPC only the mask is the guest's."""
+        if trapped and register == "selector":
+            self.access("wrmsr_selector")
         super().guest_write(register, c, value, trapped)
         if register == "lvtpc" and self._direct_lvtpc:
             self.machine.lvtpc.masked = False
@@ -301,8 +316,9 @@ class Dedicated(Design):
         if machine.lvtpc.masked:
             machine.tally.pmi["lost"] += 1
             return
-        self.access("wrmsr_lvtpc")
-        machine.lvtpc.masked = True
+        if not machine.amd:
+            self.access("wrmsr_lvtpc")
+            machine.lvtpc.masked = True
         self._inject()
 
     def _inject(self) -> None:

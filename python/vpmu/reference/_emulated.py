@@ -80,7 +80,8 @@ class Emulated(NoPmu):
 
     def _mark_in_use(self, register: str, c: int) -> None:
         """kvm_pmu_mark_pmc_in_use(): the full-width aliases of the GP counters are not among the MSRs that it knows."""
-        aliased = register == "counter" and not is_fixed(c) and self.machine.guest_model.full_width_writes
+        full_width = self.machine.guest_model.full_width_writes and not self.machine.amd
+        aliased = register == "counter" and not is_fixed(c) and full_width
         if register in ("counter", "selector") and not aliased:
             self._in_use.add(c)
 

@@ -14,6 +14,7 @@ from ._hostevents import ACTIVE, INACTIVE, HostEvent
 from ._hostsched import HostScheduler
 from ._perfcount import max_period
 from ._random import NEVER
+from ._tally import add
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -114,6 +115,8 @@ class HostSampler(HostScheduler):
         machine, hardware = self._machine, self._hardware
         began = machine.clocks.wall
         machine.pay(HYPERVISOR, "host_nmi")
+        if machine.amd:
+            return self._handle_amd_nmi(began)
         self._access("wrmsr_global", HYPERVISOR)
         hardware.global_ctrl = 0
         self._access("rdmsr", HYPERVISOR)
@@ -143,6 +146,45 @@ class HostSampler(HostScheduler):
         machine.lvtpc.set_host()
         return overflowed
 
+    def _handle_amd_nmi(self, began: int) -> list[int]:
+        """amd_pmu_v2_handle_irq() or amd_pmu_handle_irq(): every counter that is on is read."""
+        machine, hardware = self._machine, self._hardware
+        has_status = machine.plan.cpu.version >= 2
+        status = 0
+        if has_status:
+            self._access("wrmsr_global", HYPERVISOR)
+            hardware.global_ctrl = 0
+            self._access("rdmsr", HYPERVISOR)
+            status, hardware.status = hardware.status, 0
+        else:
+            self._access("wrmsr_lvtpc", HYPERVISOR)
+            machine.lvtpc.set_host()
+        holders = {event.counter: event for event in self.events if event.in_hardware and not event.throttled}
+        overflowed = []
+        for c in hardware.gp if status or not has_status else []:
+            event = holders.get(c)
+            if event is None:
+                continue
+            self._access("rdpmc", HYPERVISOR)
+            self._update(event)
+            half = hardware.modulus(c) // 2
+            if not status >> c & 1 if has_status else event.perf.previous >= half:
+                continue
+            self._access("wrmsr_counter", HYPERVISOR)
+            # Without a global register counters run on.
+            add(event.losses, "overwritten", (hardware.counter[c] - event.perf.previous) % hardware.modulus(c))
+            hit = self._reload(event)
+            if event.backs is not None:
+                overflowed.append(event.backs)
+            elif hit and event.sampling:
+                self._take_sample(event, began)
+        if status:
+            self._access("wrmsr_global", HYPERVISOR)  # the acknowledgement, at the end
+        if has_status:
+            self._access("wrmsr_global", HYPERVISOR)
+            hardware.global_ctrl = self.host_global_ctrl()
+        return overflowed
+
     # The tick.
 
     def _serve_tick(self) -> None:
@@ -163,13 +205,13 @@ class HostSampler(HostScheduler):
     def _look_after(self, events: list[HostEvent]) -> None:
         """perf_adjust_freq_unthr_context() of one context."""
         hardware, activity = self._hardware, self._machine.design.host_activity
-        self._access("wrmsr_global", activity)
-        hardware.global_ctrl = 0
+        self._driver.disable(activity, activity)
         fixed_ctr_ctrl = hardware.fixed_ctr_ctrl
         for event in events:
             if event.freq:
                 if not event.throttled:
                     self._switch(event, False, activity)
+                    self._driver.stopped(activity)
                 self._access("rdpmc", activity)
                 self._update(event)
                 counted, event.tick_count = event.perf.count - event.tick_count, event.perf.count
@@ -177,9 +219,10 @@ class HostSampler(HostScheduler):
                     adjust_period(event, self._machine.plan.tick_ns, counted)
                     self._access("wrmsr_counter", activity)
                     self._reload(event)
-            self._switch(event, True, activity)
+            if not is_fixed(event.counter or 0):
+                self._driver.start(activity)
+            self._enable(event, True)
             self._unthrottle(event)
         if hardware.fixed_ctr_ctrl != fixed_ctr_ctrl:
             self._access("wrmsr_selector", activity)
-        self._access("wrmsr_global", activity)
-        hardware.global_ctrl = self.host_global_ctrl()
+        self._driver.enable(activity)

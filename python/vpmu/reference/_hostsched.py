@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ._clocks import BLIND, GUEST, IDLE
 from ._counters import EN, is_fixed, nibble
+from ._hostdriver import driver
 from ._hostevents import ACTIVE, ERROR, INACTIVE, HostEvent, place
 from ._perfcount import max_period
 from ._random import NEVER
@@ -38,6 +39,7 @@ class HostScheduler:
     def __init__(self, machine: Machine, own: list[HostEvent]) -> None:
         self._machine = machine
         self._hardware = machine.hardware
+        self._driver = driver(machine, self)
         self.own = own
         #: Those that back guest counters.
         self.backing: list[HostEvent] = []
@@ -199,13 +201,14 @@ class HostScheduler:
         machine, hardware = self._machine, self._hardware
         before = machine.design.host_activity
         after = before if inner is None else inner
-        self._access("wrmsr_global", before)
-        hardware.global_ctrl = 0
+        self._driver.disable(before, after)
         old_fixed_ctr_ctrl = hardware.fixed_ctr_ctrl
         # Nothing counts from here to the end: when the registers change meanwhile does not matter.
         for event in out:
             if event.counter is not None and not is_fixed(event.counter) and not event.throttled:
                 self._access("wrmsr_selector", after)
+            if not event.throttled:
+                self._driver.stopped(after)
             self._access("rdpmc", after)
             self._stop(event)
         if counters is not None:
@@ -216,15 +219,14 @@ class HostScheduler:
                 event.perf.period, event.perf.left = period, 0
             self._access("wrmsr_counter", after)
             if event.counter is not None and not is_fixed(event.counter):
-                self._access("wrmsr_selector", after)
+                self._driver.start(after)
             self._arm(event)
         if lvtpc:
             self._access("wrmsr_lvtpc", after)
             machine.lvtpc.set_host()
         if hardware.fixed_ctr_ctrl != old_fixed_ctr_ctrl:
             self._access("wrmsr_selector", after)
-        self._access("wrmsr_global", after)
-        hardware.global_ctrl = self.host_global_ctrl()
+        self._driver.enable(after)
 
     # Scheduling.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._plan import PlannedFilter
 from ._clocks import BLIND, GUEST, HYPERVISOR
-from ._counters import EN, INSTRUCTIONS, Counters, is_fixed
+from ._counters import EN, GUEST_ONLY, INSTRUCTIONS, Counters, is_fixed
 from ._designs import Design
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class Mediated(Design):
         self.guest = Counters(machine.guest_model, machine.codes)
         self._in_window = False
         self._requests: set[int] = set()
+        #: Counters whose selector the guest has changed since reset: on AMD what KVM loads for them has GuestOnly.
+        self._changed: set[int] = set()
         self._counting_instructions: set[int] = set()
         self._scope = self.plan.options.get("scope", "fastpath-loop")
         self._window_is_guest = self.plan.options.get("exclude_guest") == "window"
@@ -121,7 +123,10 @@ class Mediated(Design):
                 self.machine.lvtpc.set_guest(masked=False)
             return
         if trapped:
-            self._requests.update(self.guest.changed(register, c, value))
+            changed = self.guest.changed(register, c, value)
+            self._requests.update(changed)
+            if register == "selector":
+                self._changed.update(changed)
             if self.loaded and register in ("counter", "global_ovf_ctrl"):
                 self.access("wrmsr_counter" if register == "counter" else "wrmsr_global")
                 self.machine.hardware.write(register, c, value)
@@ -195,6 +200,8 @@ class Mediated(Design):
         KVM makes it when it reprograms the counter, which is always before the next load.
         """
         control = self.guest.control(c)
+        if self.machine.amd and c in self._changed:
+            control |= GUEST_ONLY
         if self.allows(c):
             return control
         return 0 if is_fixed(c) else control & ~EN
@@ -360,7 +367,10 @@ class Mediated(Design):
         register, conditional = step["register"], "if" in step
         if register == "global_ctrl":
             self.access("wrmsr_global")
-            hardware.global_ctrl = 0
+            hardware.global_ctrl = 0  # also with the guest's value: GuestOnly lets nothing count before the entry
+        elif register == "global_status_set":
+            self.access("wrmsr_global")
+            hardware.status |= self.guest.status
         elif register == "global_ovf_ctrl":
             if self._status_read:
                 self.access("wrmsr_global")

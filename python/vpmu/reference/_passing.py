@@ -74,7 +74,10 @@ class Passing(Pmis):
         self.tally.spent[name] += cycles
         while True:
             self.arrival_check()
-            piece = cycles if self._in_flight is None else min(cycles, self._in_flight - self.clocks.wall)
+            piece = cycles
+            if self._in_flight is not None:
+                # One that is due again already, by a handler in which counters run, comes a cycle later.
+                piece = min(cycles, max(self._in_flight - self.clocks.wall, 1))
             piece = self._until_wrap(activity, piece)
             self._host_code(activity, piece)
             cycles -= piece

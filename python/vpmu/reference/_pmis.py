@@ -51,6 +51,7 @@ class Pmis:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.amd = plan.cpu.vendor == "amd"
         self.in_guest = False
         self.lvtpc = Lvtpc()
         #: The mask of the guest's LVTPC; reset sets it (SDM vol. 3A, "Local APIC State After Reset").
@@ -65,7 +66,8 @@ class Pmis:
     def _overflow(self, c: int, instant: int | None = None) -> None:
         """A hardware counter wrapped, now or at an instant of host code."""
         self.hardware.status |= 1 << c
-        self.note_overflow(self.design.guest_counter_behind(c))
+        if instant is None:  # no guest counter counts host code
+            self.note_overflow(self.design.guest_counter_behind(c))
         if not self.hardware.interrupts(c):
             return
         whose = "host" if any(event.in_hardware and event.counter == c for event in self.host.own) else "guest"
@@ -95,8 +97,14 @@ class Pmis:
             self.tally.pmi["lost"] += "guest" in whose
             self.tally.host_pmi["lost"] += "host" in whose
             return
-        # The local APIC sets the mask when it delivers (SDM vol. 3B, "Generating an Interrupt on Overflow").
-        self.lvtpc.masked = True
+        if self.design.nmi_waits is not None:
+            # AMD: the NMI that has made the guest exit is one still, up to STGI.
+            self.tally.pmi["coalesced"] += "guest" in whose & self.design.nmi_waits
+            self.tally.host_pmi["coalesced"] += "host" in whose & self.design.nmi_waits
+            self.design.nmi_waits |= whose
+            return
+        # The local APIC sets the mask when it delivers (SDM vol. 3B, "Generating an Interrupt on Overflow"), AMD's not.
+        self.lvtpc.masked = not self.amd
         if self.in_guest:
             self.design.pmi_in_guest(whose)
         else:
@@ -119,7 +127,7 @@ class Pmis:
         if self.guest_lvtpc_masked:
             self.tally.pmi["lost"] += 1
             return
-        self.guest_lvtpc_masked = True
+        self.guest_lvtpc_masked = not self.amd
         self.pend_nmi()
 
     def pend_nmi(self) -> None:

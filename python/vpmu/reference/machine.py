@@ -15,7 +15,7 @@ from .._registry import design
 from ._clocks import HOST_TASK, IDLE
 from ._counters import INSTRUCTIONS
 from ._designs import Design
-from ._guestperf import GuestPerf
+from ._guestamd import guest_perf
 from ._hostevents import ACTIVE
 from ._hostperf import HostPerf
 from ._passing import Passing
@@ -56,7 +56,7 @@ class Machine(Passing):
         super().__init__(plan, cycle_by_cycle)
         self.host = HostPerf(self)
         self.design = _design_class(plan)(self)
-        self.perf = GuestPerf(self)
+        self.perf = guest_perf(self)
 
         self._stopped = False
         self._finishing = False
@@ -300,7 +300,10 @@ class Machine(Passing):
             handling = [("fastpath_refused", max(longer, 0)), *handling]
         self.pay(design.host_activity, "vm_exit")
         if design.stores_global_ctrl():
-            self.pay(design.host_activity, "msr_list_entry")
+            if self.amd:  # svm_vcpu_run() reads it
+                design.access("rdmsr")
+            else:
+                self.pay(design.host_activity, "msr_list_entry")
         self.arrival_check()
 
         switched = design.switches_at(kind == FASTPATH)

@@ -6,13 +6,13 @@ from libc.string cimport memset
 from vpmu_core._types cimport lowest_bit, uint32_t
 from vpmu_core.hostsched cimport thread_sleeps, thread_wakes
 from vpmu_core.kinds cimport (
-    COST_HOST_NMI, COST_PMI_INJECTION, COST_WRMSR_LVTPC, EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, FIRST_OWN_FLAG,
-    HOST_CEDED, KERNEL, OP_WRMSR_LVTPC, ORIGIN_HYPERVISOR,
+    ACCESS_SELECTOR, COST_HOST_NMI, COST_PMI_INJECTION, COST_WRMSR_LVTPC, EFFECT_PMI, EXIT_EXTERNAL_INTERRUPT, FIRST_OWN_FLAG,
+    HOST_CEDED, KERNEL, OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_HYPERVISOR,
 )
-from vpmu_core.resident cimport access_resident, request_for_each, retire_resident
-from vpmu_core.unit cimport EVENT_INSTRUCTIONS, LVTPC_MASKED, slots_of
+from vpmu_core.resident cimport access_resident, request_for_each, retire_resident, write_resident
+from vpmu_core.unit cimport EVENT_INSTRUCTIONS, LVTPC_MASKED, slots_of, write_selector
 from vpmu_core.counting cimport spend, tally
-from vpmu_core.state cimport design_t, machine_t
+from vpmu_core.state cimport access_t, design_t, machine_t
 from vpmu_core.timeline cimport pend_nmi, vm_exit
 
 cdef enum:
@@ -43,6 +43,15 @@ cdef void _inject(machine_t *m) noexcept nogil:
     pend_nmi(m)
 
 
+cdef void _access(machine_t *m, access_t *a) noexcept nogil:
+    # Selectors exit on AMD only: the hypervisor sets GuestOnly, so that they count nothing in host mode.
+    if a.access == ACCESS_SELECTOR:
+        write_resident(m, OP_WRMSR_SELECTOR)
+        write_selector(&m.hardware, a.slot, a.value)
+    else:
+        access_resident(m, a)
+
+
 cdef uint32_t _retire(machine_t *m, int cpl) noexcept nogil:
     # The registers are the guest's, so an emulated instruction is added in hardware.
     cdef uint32_t left = m.hardware.local[cpl > 0] & slots_of(m.guest.global_ctrl), counted = 0
@@ -62,9 +71,10 @@ cdef uint32_t _retire(machine_t *m, int cpl) noexcept nogil:
         if m.hardware.lvtpc & LVTPC_MASKED:
             m.pmi.lost += 1
             continue
-        tally(m, ORIGIN_HYPERVISOR, OP_WRMSR_LVTPC, 1)
-        spend(m, COST_WRMSR_LVTPC)
-        m.hardware.lvtpc |= LVTPC_MASKED
+        if not m.amd:
+            tally(m, ORIGIN_HYPERVISOR, OP_WRMSR_LVTPC, 1)
+            spend(m, COST_WRMSR_LVTPC)
+            m.hardware.lvtpc |= LVTPC_MASKED
         _inject(m)
     return counted
 
@@ -92,7 +102,7 @@ memset(&_DESIGN, 0, sizeof(design_t))
 _DESIGN.start = _start
 _DESIGN.leave = _leave
 _DESIGN.enter = _enter
-_DESIGN.access = access_resident
+_DESIGN.access = _access
 _DESIGN.retire = _retire
 _DESIGN.arrive = _arrive
 _DESIGN.block = thread_sleeps

@@ -108,7 +108,7 @@ cdef void _access(machine_t *m, access_t *a) noexcept nogil:
         c.counter = (a.value - _live_count(m, c)) & mask
         if c.event >= 0 and not c.paused:
             _update_period(m, c.event, sample_period(c.counter, mask))
-        if a.slot >= FIXED_SLOT or m.guest_max_period <= 0x7FFFFFFF:
+        if a.slot >= FIXED_SLOT or m.guest_max_period <= 0x7FFFFFFF or m.amd:
             m.in_use |= <uint32_t>1 << a.slot  # msr_idx_to_pmc() does not know the full-width aliases
     else:
         if a.access == ACCESS_SELECTOR:

@@ -65,7 +65,8 @@ cdef void _arrive(machine_t *m) noexcept nogil:
         if m.guest.lvtpc & LVTPC_MASKED:
             m.pmi.lost += 1
         else:
-            m.guest.lvtpc |= LVTPC_MASKED
+            if not m.amd:
+                m.guest.lvtpc |= LVTPC_MASKED
             pend_nmi(m)
     if hosts:
         if m.in_guest or m.blind:
