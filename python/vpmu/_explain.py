@@ -205,7 +205,8 @@ def _overwritten(case: _Case) -> _Words:
     handled = _plural(case.result.raw["host_pmi"]["handled"], "PMI")
     cpu = case.result.scenario.cpu.name
     return (
-        f"{cpu} has no global enable bits: the counter ran on between its read and the write of its next period ({handled})",
+        f"{cpu} has no global enable bits: its counter ran on between the read and the write of its next period "
+        f"({handled})",
         "fewer samples, or a CPU with PerfMonV2",
     )
 
