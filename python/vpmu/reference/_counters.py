@@ -12,6 +12,7 @@ from .._cpu import CpuModel
 from .._events import EVENTS
 from .._plan import NO_EVENT, Plan
 from ._clocks import Rates, Step
+from ._register import IN_TXCP
 
 USR, OS, INT, EN = 1 << 16, 1 << 17, 1 << 20, 1 << 22
 FIXED_OS, FIXED_USR, FIXED_PMI = 1, 2, 8
@@ -24,8 +25,8 @@ FIXED_EVENTS = tuple(EVENTS.index(name) for name in ("instructions", "cycles", "
 #: ref-cycles is Linux's pseudo-encoding of fixed counter 2.
 ARCHITECTURAL = (0xC0, 0x3C, 0x0300, 0x013C, 0x4F2E, 0x412E, 0xC4, 0xC5, 0x01A4)
 
-#: Selector bits that do not say which event is counted.
-_HOW = USR | OS | INT | EN
+#: Selector bits that do not say which event is counted: no transaction is simulated whose counts IN_TXCP takes back.
+_HOW = USR | OS | INT | EN | 1 << IN_TXCP
 
 
 def is_fixed(counter: int) -> bool:
