@@ -229,6 +229,7 @@ def programs(draw: st.DrawFn) -> Plan:
         st.tuples(st.just("counter"), some, st.sampled_from([0, 1, top - 1, top - 2, top - 40, top - 3000, 1 << 40])),
         st.tuples(st.just("selector"), st.sampled_from(gp[:3]), selector),
         st.tuples(st.just("selector"), st.just(0), st.sampled_from([0x4300C0, 0x5300C0, 0x1300C0, branches])),
+        st.tuples(st.just("selector"), st.sampled_from(gp[2:3] or gp), st.sampled_from([0x2_005300C4, 0x2_005300C0])),
         st.tuples(st.just("fixed_ctr_ctrl"), st.just(0), st.sampled_from([0, 0xB, 0xBB, 0x3, 0xB0, 0x8, 0x1, 0x9])),
         st.tuples(st.just("global_ctrl"), st.just(0), full),
         st.tuples(st.just("global_ctrl"), st.just(0), full),

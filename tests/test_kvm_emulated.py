@@ -66,6 +66,29 @@ def test_kvm_3_2_and_q7_a_rejected_period_is_tried_again_with_the_next_request()
     assert readings("emulated", at_limit, cpu=cpu, least_period=32) == [(TOP - 12, TOP - 12)]
 
 
+@pytest.mark.parametrize("design", WAYS)
+def test_q6_an_in_txcp_counter_raises_no_pmi_and_sets_no_status(design: str) -> None:
+    """It has no period (pmc_reprogram_counter()), so its event does not sample; IN_TXCP goes with counter 2 alone."""
+    txcp = 1 << 33
+    for bit, status, pmis in ((0, 4, 1), (txcp, 0, 0)):
+        steps: list[Step] = [write(2, TOP - 500), select(2, BRANCHES | ON | bit), 1000, STATUS, read(2)]
+        result = run(program(design, steps))
+        assert result["program"] == [(status, 0), (500, 500)]
+        assert result["pmi"]["raised"] == result["pmu_exits"]["EXCEPTION_NMI"] == pmis
+    # Nor can a period be too short for it, which kills any other counter (question 7).
+    cpu = vpmu.cpu("skylake").with_quirks(min_period32=True)
+    near: list[Step] = [
+        write(2, TOP - 5),
+        select(2, BRANCHES | ON | txcp),
+        1000,
+        read(2),
+        write(2, TOP - 9),
+        100,
+        read(2),
+    ]
+    assert readings(design, near, cpu=cpu, least_period=32) == [(995, 995), (91, 91)]
+
+
 def test_q7_perf_in_the_guest_loses_what_its_counter_misses() -> None:
     """The ledger names the cause."""
     cpu = dataclasses.replace(vpmu.cpu("skylake").with_quirks(min_period32=True), skid=vpmu.Skid(0, 0))

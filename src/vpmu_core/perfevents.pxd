@@ -91,6 +91,7 @@ cdef struct host_event_t:
     uint8_t throttles
     uint8_t throttled
     uint8_t held  # in its counter with the enable bits off (direct-capture)
+    uint8_t unsampled  # backs a guest counter and has no period (IN_TXCP)
 
 cdef struct vcpu_counter_t:  # KVM struct kvm_pmc, emulated design
     uint64_t counter

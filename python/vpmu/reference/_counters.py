@@ -12,6 +12,7 @@ from .._cpu import CpuModel
 from .._events import EVENTS
 from .._plan import NO_EVENT, Plan
 from ._clocks import Rates, Step
+from ._register import IN_TXCP
 from ._selection import amd_codes
 
 USR, OS, INT, EN = 1 << 16, 1 << 17, 1 << 20, 1 << 22
@@ -78,6 +79,8 @@ class Counters:
         self.all_bits = sum(1 << c for c in self.all)
         self._gp_width, self._fixed_width = model.gp_width, model.fixed_width
         self._codes = codes
+        # No transaction is simulated whose counts IN_TXCP takes back; AMD's event select has that bit.
+        self._how = _HOW if model.vendor == "amd" else _HOW | 1 << IN_TXCP
         self.counter = dict.fromkeys(self.all, 0)
         self.selector = dict.fromkeys(self.gp, 0)
         self.fixed_ctr_ctrl = 0
@@ -99,7 +102,7 @@ class Counters:
         """The index of the event that a counter counts."""
         if is_fixed(c):
             return FIXED_EVENTS[c - 32]
-        return self._codes.get(self.selector[c] & ~_HOW, NO_EVENT)
+        return self._codes.get(self.selector[c] & ~self._how, NO_EVENT)
 
     def levels(self, c: int) -> tuple[bool, bool]:
         """Whether a counter counts user code and kernel code."""

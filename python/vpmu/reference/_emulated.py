@@ -14,6 +14,7 @@ from ._counters import INSTRUCTIONS, Counters, is_fixed
 from ._designs import NoPmu
 from ._hostevents import ACTIVE, HostEvent
 from ._hostperf import backing_event
+from ._register import IN_TXCP
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -104,6 +105,8 @@ class Emulated(NoPmu):
 
     def _change_period(self, event: HostEvent, period: int) -> bool:
         """perf_event_period(); false for a period that limit_period() of the CPU would make longer."""
+        if event.unsampled:
+            return True
         if period < self.plan.least_period:
             self.machine.pay(HYPERVISOR, "perf_period")
             return False
@@ -200,12 +203,15 @@ class Emulated(NoPmu):
                 host.release(backed.event)
                 backed.event = None
             backed.key = key
-            if period < self.plan.least_period:
+            checkpointed = not (self.machine.amd or is_fixed(c)) and bool(guest.selector[c] >> IN_TXCP & 1)
+            if period < self.plan.least_period and not checkpointed:
                 self.machine.pay(HYPERVISOR, "perf_create")
                 self._retries.add(c)
                 backed.rejected = True
                 return
-            backed.event = backing_event(self.machine, c, period)
+            longest = (1 << self.plan.cpu.gp_width - 1) - 1
+            backed.event = backing_event(self.machine, c, longest if checkpointed else period)
+            backed.event.unsampled = checkpointed
             host.create(backed.event)
         backed.paused = backed.rejected = False
 

@@ -79,6 +79,8 @@ class HostEvent:
         self.enabled = self.running = self.since = 0
         #: In its counter with the enable bits off (direct-capture).
         self.held = False
+        #: Backs a guest counter without a period: its overflows are nobody's.
+        self.unsampled = False
         self.ideal = 0
         self.losses: dict[str, int] = {}
         self.gains: dict[str, int] = {}

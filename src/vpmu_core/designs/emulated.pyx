@@ -25,6 +25,7 @@ from vpmu_core.timeline cimport request_guest_pmi
 
 
 cdef enum:
+    IN_TXCP = 33  # bit of a selector: counts of aborted transactions are taken back, so there is nothing to sample
     SYNCHRONOUS = FIRST_OWN_FLAG  # a write reprograms within its own exit, as up to Linux 6.0
 
 
@@ -82,6 +83,8 @@ cdef void _enter(machine_t *m) noexcept nogil:
 
 cdef bint _update_period(machine_t *m, int event, int64_t period) noexcept nogil:
     """perf_event_period(), which refuses what the CPU's limit_period() would lengthen."""
+    if m.host_event[event].unsampled:
+        return True
     if period < m.least_period:
         spend(m, COST_PERF_PERIOD)
         return False
@@ -153,7 +156,7 @@ cdef void _reprogram(machine_t *m, int slot) noexcept nogil:
     cdef vcpu_counter_t *c = &m.vcpu[slot]
     cdef uint64_t mask = width_mask(&m.guest, slot), previous, key, selector
     cdef uint32_t bit = <uint32_t>1 << slot
-    cdef bint overflow
+    cdef bint overflow, unsampled
     cdef int64_t period
     spend(m, COST_REPROGRAM)
     m.reprograms += 1
@@ -186,13 +189,17 @@ cdef void _reprogram(machine_t *m, int slot) noexcept nogil:
             perf_release(m, c.event)
         c.event = -1
         c.key = key
-        if period < m.least_period:
+        unsampled = slot < FIXED_SLOT and selector >> IN_TXCP & 1 != 0 and not m.amd
+        if unsampled:
+            period = <int64_t>(width_mask(&m.hardware, slot) >> 1)
+        elif period < m.least_period:
             # perf_event_create_kernel_counter() fails with EINVAL; the bit stays set without a request.
             spend(m, COST_PERF_CREATE)
             m.retry |= bit
             c.rejected = True
             return
         c.event = perf_create(m, slot, selector, period)
+        m.host_event[c.event].unsampled = unsampled
     c.paused = False
     c.rejected = False
 
