@@ -211,6 +211,16 @@ def test_kvm_4_7_amd_filter_matches_twelve_bits_and_keeps_guest_only(scope: str)
         assert not result.violations
 
 
+def test_kvm_6_amd_filters_are_for_one_vendor() -> None:
+    """Names are those of AMD's events, 12 bits; a filter for Intel is no filter here."""
+    result = vpmu.simulate(scenario(design="emulated,event_filter=deny:branches:amd", guest_perf=["stat:branches"]))
+    assert "filtered" in result.counters[0].flags
+    with pytest.raises(vpmu.ScenarioError, match="for intel does not fit genoa; make it one with vendor amd"):
+        scenario(design="emulated,event_filter=deny:0xc2")
+    with pytest.raises(vpmu.UnknownName, match="did you mean cycles"):
+        vpmu.EventFilter("deny", ["bus-cycles"], vendor="amd")
+
+
 def test_kvm_4_8_amd_emulated_instructions_are_added() -> None:
     for design in ("mediated", "mediated,scope=vcpu-sched", "virtualized", "dedicated", "emulated"):
         steps: list[Step] = [select(0, INSTRUCTIONS | ON), enable(ALL), *[UNMASK] * 10, 1000, read(0)]
