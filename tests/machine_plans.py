@@ -85,19 +85,23 @@ def guest_clock(
 
 
 @st.composite
-def filters(draw, codes: list[int], end: int) -> tuple[PlannedFilter | None, tuple[tuple[int, PlannedFilter], ...]]:
+def filters(
+    draw, codes: list[int], end: int, vendor: str = "intel"
+) -> tuple[PlannedFilter | None, tuple[tuple[int, PlannedFilter], ...]]:
     """An event filter or none, and changes of it at instants around the run's, often several in one exit."""
     if draw(st.booleans()):
         return None, ()
     code = st.sampled_from(codes or [0xC0]) | st.just(0)
     entry = st.builds(
-        lambda code, mask, exclude: code & 0xFF | (code & mask << 8) | mask << 56 | exclude << 55,
+        lambda code, mask, exclude: code & 0xF_0000_00FF | (code & mask << 8) | mask << 56 | exclude << 55,
         code,
         st.sampled_from([0xFF, 0xFF, 0, 1, 0x7C]),
         st.booleans(),
     )
     made = st.builds(
-        lambda allow, entries, fixed: vpmu.EventFilter(int(not allow), entries, fixed, masked=True).planned(),
+        lambda allow, entries, fixed: vpmu.EventFilter(
+            int(not allow), entries, fixed, masked=True, vendor=vendor
+        ).planned(),
         st.booleans(),
         st.lists(entry, max_size=4),
         st.integers(0, 15),
@@ -183,7 +187,8 @@ def plans(draw) -> Plan:
         guest_events, kernel = draw(guest_clock(guest_events, guest, slow))
     end = draw(st.sampled_from([1, 300, 5000] if tight else [1, 5000, 120000]))
     filtered = design.startswith(("emulated", "mediated"))
-    first, changes = draw(filters([entry.selector & 0xFFFF for entry in guest_events], end)) if filtered else (None, ())
+    filtered_codes = [entry.selector & 0xF_0000_FFFF for entry in guest_events]
+    first, changes = draw(filters(filtered_codes, end, cpu.vendor)) if filtered else (None, ())
     return dataclasses.replace(
         base,
         guest_kernel=kernel,
@@ -280,7 +285,7 @@ def plans_with_clock(draw: st.DrawFn) -> Plan:
     hosted = design != "bare-metal"
     end = draw(st.sampled_from([60_000, 300_000]))
     filtered = design.startswith(("emulated", "mediated"))
-    first, changes = draw(filters(sorted(codes), end)) if filtered else (None, ())
+    first, changes = draw(filters(sorted(codes), end, cpu.vendor)) if filtered else (None, ())
     return dataclasses.replace(
         base,
         end=end,

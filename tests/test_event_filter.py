@@ -267,7 +267,7 @@ def test_filters_are_values():
         ({"action": "deny", "events": 0xC0}, "events is a list"),
         ({"action": "deny", "events": ["branchs"]}, "did you mean branch"),
         ({"action": "deny", "events": ["ref-cycles"]}, "fixed_counter_bitmap"),
-        ({"action": "deny", "events": ["branches"], "vendor": "amd"}, "names are those of Intel"),
+        ({"action": "deny", "events": ["bus-cycles"], "vendor": "amd"}, "did you mean cycles or ref-cycles"),
         ({"action": "deny", "events": [True]}, "integer"),
         ({"action": "deny", "events": [1.5]}, "integer"),
         ({"action": "deny", "events": [-1]}, "must be 0 to"),

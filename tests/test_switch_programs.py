@@ -18,6 +18,7 @@ from vpmu._sequences import sequence
 from vpmu.reference import machine as slow
 
 BASE = sequence("linux-7.0")
+AMD = sequence("linux-7.0-amd")
 STATUS = {"op": "rdmsr", "register": "global_status"}
 GP = {"for": "gp", "do": [{"op": "rdpmc", "save": True}]}
 ZERO_FIXED = {"op": "wrmsr", "register": "fixed_ctr_ctrl", "value": "zero"}
@@ -29,13 +30,14 @@ def steps(draw: Any, half: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, 
     perf = [step for step in half if step.get("op", "").startswith("perf_")]
     others = [step for step in half if step not in perf]
     some = draw(st.lists(st.sampled_from(others), min_size=1, max_size=12))
-    return (*perf, *some) if half is BASE.load else (*some, *perf)
+    return (*perf, *some) if half in (BASE.load, AMD.load) else (*some, *perf)
 
 
-@given(plans().filter(lambda p: p.sequence is not None), steps(BASE.load), steps(BASE.put))
+@given(plans().filter(lambda p: p.sequence is not None), st.data())
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much])
-def test_sequences_of_any_shape(planned: Any, load: Any, put: Any) -> None:
-    odd = dataclasses.replace(BASE, name="odd", load=load, put=put)
+def test_sequences_of_any_shape(planned: Any, data: Any) -> None:
+    base = AMD if planned.cpu.vendor == "amd" else BASE
+    odd = dataclasses.replace(base, name="odd", load=data.draw(steps(base.load)), put=data.draw(steps(base.put)))
     planned = dataclasses.replace(planned, sequence=odd, host_events=())
     expected = slow.run(planned)
     assert run(planned) == expected

@@ -31,7 +31,7 @@ class GuestPmu:
     Parameters
     ----------
     version : int
-        Architectural version, 2 to the CPU's.
+        Architectural version, 2 to the CPU's; AMD: 2 for PerfMonV2, 1 without.
     gp, fixed : int
         Number of general-purpose and fixed counters, at most the CPU's.
     """
@@ -275,7 +275,7 @@ class Mediated(FilteredDesign):
         Where it is switched: around KVM's inner loop as merged, at every exit, around all of KVM_RUN but blocking, or
         only where the vCPU's thread is scheduled out and in.
     sequence : str
-        The switch sequence, one of :func:`vpmu.sequences`.
+        The switch sequence, one of :func:`vpmu.sequences`; on AMD CPUs ``linux-7.0`` is ``linux-7.0-amd``.
     event_filter : EventFilter, str or sequence of (seconds, EventFilter)
         What the guest may count (KVM_SET_PMU_EVENT_FILTER): other counters are loaded with their enable bits clear.
     exclude_guest : {"guest-mode", "window"}

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ._errors import EventFilterError, ScenarioError, UnknownName
+from ._event_codes import generic_amd_codes
 from ._events import CODES, SLOTS_CODE
 from ._plan import PlannedFilter
 
@@ -276,15 +277,14 @@ def _number(text: str, vendor: str, masked: bool) -> int:
         return int(text, 0)
     except ValueError:
         pass
-    if text == _FIXED_ONLY:
+    names = _NAMES if vendor == "intel" else {name: code for code, name in generic_amd_codes().items()}
+    if text == _FIXED_ONLY and vendor == "intel":
         raise ScenarioError(
             f"event filter: no selector counts {text!r}, fixed counter 2 does; use fixed_counter_bitmap"
         )
-    if vendor != "intel":
-        raise ScenarioError(f"event filter: {text!r} is no integer; names are those of Intel's events")
-    if text not in _NAMES:
-        raise UnknownName("event (raw ones are integers, such as 0x1c2)", text, _NAMES)
-    return _NAMES[text] | (0xFF << _MASK_SHIFT if masked else 0)
+    if text not in names:
+        raise UnknownName("event (raw ones are integers, such as 0x1c2)", text, names)
+    return names[text] | (0xFF << _MASK_SHIFT if masked else 0)
 
 
 def _event_select(entry: int) -> int:

@@ -224,7 +224,10 @@ class Scenario:
         changes = []
         for at, made in self.design.filters():
             if made.vendor != self.cpu.vendor:
-                raise ScenarioError(f"an event filter for {made.vendor} does not fit {self.cpu.name}")
+                raise ScenarioError(
+                    f"an event filter for {made.vendor} does not fit {self.cpu.name}; make it one with vendor "
+                    f"{self.cpu.vendor} (deny:branches:amd)"
+                )
             cycle = int(at * self.cpu.core_hz.value + Fraction(1, 2))
             if cycle >= self.end_cycles:
                 length = f"{float(self.seconds or 0):g} s"

@@ -367,7 +367,9 @@ class Mediated(Design):
         register, conditional = step["register"], "if" in step
         if register == "global_ctrl":
             self.access("wrmsr_global")
-            hardware.global_ctrl = 0  # also with the guest's value: GuestOnly lets nothing count before the entry
+            if step["value"] == "zero":
+                hardware.global_ctrl = 0
+            # With the guest's value GuestOnly lets nothing count before the entry.
         elif register == "global_status_set":
             self.access("wrmsr_global")
             hardware.status |= self.guest.status
