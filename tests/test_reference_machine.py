@@ -55,6 +55,7 @@ KEYS = {
     "holders",
     "rotations",
     "host_pmi",
+    "breaches",
     "stopped",
 }
 #: Events per cycle in guest code, halved in the host; index order of EVENTS.
@@ -469,6 +470,7 @@ def test_an_unsafe_sequence_is_caught() -> None:
     bad = Sequence("bad", "", "", good.load, tuple(s for s in good.put if s.get("for") != "fixed"))
     result = run(make_plan("mediated", sequence=bad, guest_events=STAT, work=stream(9000, 0)))
     assert result["counters"][0]["value"] != result["counters"][0]["ideal"]
+    assert result["breaches"]["counters"] > 0
 
 
 # Random scenarios.

@@ -20,6 +20,7 @@ from vpmu_core.counting cimport advance_to_now, refresh_rates
 from vpmu_core.state cimport (
     MAX_GUEST_EVENTS, MAX_HOST_EVENTS, controls_t, machine_t, planned_exit_t, pmi_tally_t, trace_t,
 )
+from vpmu_core.steps cimport watch_t
 from vpmu_core.random cimport draw_gap, draw_kind, instant_of, next_regular, stream_t
 from vpmu_core.timeline cimport draw_work, vm_exit
 from vpmu_core.traceindex cimport CHUNK
@@ -43,6 +44,7 @@ cdef inline bint _uneventful(const machine_t *m) noexcept nogil:
     return (
         m.in_guest and m.phase == PHASE_RUN and m.pmi_arrival == NEVER and not m.vector_pending and not m.pmi_requested
         and not m.nmi_pending and not m.nmi_in_service and not m.has_host and not m.reprogram and not m.stopped
+        and (m.steps == NULL or m.keeps_counters)
     )
 
 
@@ -109,6 +111,7 @@ cdef bint _only_time_passed(const machine_t *m, const machine_t *after) noexcept
         and memcmp(m.guest_event, after.guest_event, MAX_GUEST_EVENTS * sizeof(guest_event_t)) == 0
         and memcmp(m.host_event, after.host_event, MAX_HOST_EVENTS * sizeof(host_event_t)) == 0
         and memcmp(&m.pmi, &after.pmi, sizeof(pmi_tally_t)) == 0
+        and memcmp(&m.watch, &after.watch, sizeof(watch_t)) == 0
     )
 
 

@@ -201,6 +201,13 @@ cdef void _retire(machine_t *m, int cpl) noexcept nogil:
                     e.gains[CAUSE_EMULATED_INSTRUCTION] += 1
 
 
+cdef void _pass_list(machine_t *m, uint32_t n) noexcept nogil:
+    """The CPU stores or loads MSRs of a list (SDM vol. 3C, "VM-Exit Controls for MSRs")."""
+    while n:
+        spend(m, COST_MSR_LIST_ENTRY)
+        n -= 1
+
+
 cdef void vm_exit(
     machine_t *m, int kind, int cpl, bint emulates, uint64_t handling, uint64_t idle, int effect, access_t *access
 ) noexcept nogil:
@@ -216,7 +223,7 @@ cdef void vm_exit(
     switches = m.flags >> kind & 1
     spend(m, COST_VM_EXIT)
     if m.list_entry:
-        spend(m, COST_MSR_LIST_ENTRY)
+        _pass_list(m, m.list_entry)
     check_arrival(m)
     if switches:
         design.put(m)
@@ -270,6 +277,8 @@ cdef void vm_exit(
     if switches:
         design.load(m)
         check_arrival(m)
+    if m.entry_list:
+        _pass_list(m, m.entry_list)
     spend(m, COST_VM_ENTRY)
     check_arrival(m)
     design.enter(m)
@@ -360,6 +369,7 @@ cdef void start(machine_t *m) noexcept nogil:
         m.design.load(m)
         check_arrival(m)
     if m.design.enter != NULL:
+        _pass_list(m, m.entry_list)
         spend(m, COST_VM_ENTRY)
         check_arrival(m)
         m.design.enter(m)

@@ -120,7 +120,7 @@ class HostSampler(HostScheduler):
         status = hardware.status
         self._access("wrmsr_global", HYPERVISOR)
         hardware.status &= ~status
-        fixed_ctr_ctrl = hardware.fixed_ctr_ctrl
+        fixed_ctr_ctrl = self._fixed_ctr_ctrl
         holders = {event.counter: event for event in self.events if event.in_hardware}
         overflowed = []
         for c in hardware.all:
@@ -135,8 +135,9 @@ class HostSampler(HostScheduler):
                 elif hit and event.sampling:
                     self._take_sample(event, began)
         self._access("rdmsr", HYPERVISOR)
-        if hardware.fixed_ctr_ctrl != fixed_ctr_ctrl:
+        if self._fixed_ctr_ctrl != fixed_ctr_ctrl:
             self._access("wrmsr_selector", HYPERVISOR)
+            self.write_fixed_ctr_ctrl()
         self._access("wrmsr_global", HYPERVISOR)
         hardware.global_ctrl = self.host_global_ctrl()
         self._access("wrmsr_lvtpc", HYPERVISOR)
@@ -165,7 +166,7 @@ class HostSampler(HostScheduler):
         hardware, activity = self._hardware, self._machine.design.host_activity
         self._access("wrmsr_global", activity)
         hardware.global_ctrl = 0
-        fixed_ctr_ctrl = hardware.fixed_ctr_ctrl
+        fixed_ctr_ctrl = self._fixed_ctr_ctrl
         for event in events:
             if event.freq:
                 if not event.throttled:
@@ -179,7 +180,8 @@ class HostSampler(HostScheduler):
                     self._reload(event)
             self._switch(event, True, activity)
             self._unthrottle(event)
-        if hardware.fixed_ctr_ctrl != fixed_ctr_ctrl:
+        if self._fixed_ctr_ctrl != fixed_ctr_ctrl:
             self._access("wrmsr_selector", activity)
+            self.write_fixed_ctr_ctrl()
         self._access("wrmsr_global", activity)
         hardware.global_ctrl = self.host_global_ctrl()

@@ -106,6 +106,8 @@ class Machine:
         self._next_wall = 0
         self._wall_kind = 0
         self._filter_changes = list(plan.filter_changes)
+        #: Entries of MSR lists that an exit and an entry load.
+        self._list_loads = plan.sequence.list_loads if plan.sequence is not None else (0, 0)
 
     # The run.
 
@@ -181,6 +183,7 @@ class Machine:
             "creates": tally.creates,
             "rotations": self.host.rotations,
             "host_pmi": {**tally.host_pmi, "pending": int("host" in self._whose)},
+            "breaches": dict(tally.breaches),
             "stopped": "no-progress" if self._stopped else None,
         }
 
@@ -220,7 +223,8 @@ class Machine:
     def _host_code(self, activity: int, cycles: int) -> None:
         step = self.clocks.ahead(activity, cycles)
         instant = self.clocks.wall
-        if self.host.samples and self.hardware.would_wrap(step, self.rates):
+        self.tally.breaches["host_counts"] += self.host.strays(step)
+        if self.hardware.global_ctrl and self.hardware.would_wrap(step, self.rates):
             instant += self._until_wrap(activity, cycles)
         for c in self._advance(step):
             self._overflow(c, instant)
@@ -401,7 +405,7 @@ class Machine:
             longer = self.costs["fastpath_refused"] - sum(cycles for _, cycles in handling)
             handling = [("fastpath_refused", max(longer, 0)), *handling]
         self.pay(design.host_activity, "vm_exit")
-        if design.stores_global_ctrl():
+        for _ in range(design.stores_global_ctrl() + self._list_loads[0]):
             self.pay(design.host_activity, "msr_list_entry")
         self.arrival_check()
 
@@ -482,6 +486,8 @@ class Machine:
         if load:
             design.load()
             self.arrival_check()
+        for _ in range(self._list_loads[1]):
+            self.pay(design.host_activity, "msr_list_entry")
         self.pay(design.host_activity, "vm_entry")
         self.arrival_check()
         design.enter_guest()
@@ -518,10 +524,11 @@ class Machine:
     def _overflow(self, c: int, instant: int | None = None) -> None:
         """A hardware counter wrapped, now or at an instant of host code."""
         self.hardware.status |= 1 << c
-        self.note_overflow(self.design.guest_counter_behind(c))
+        whose = "host" if any(event.in_hardware and event.counter == c for event in self.host.own) else "guest"
+        if whose == "guest":
+            self.note_overflow(self.design.guest_counter_behind(c))
         if not self.hardware.interrupts(c):
             return
-        whose = "host" if any(event.in_hardware and event.counter == c for event in self.host.own) else "guest"
         tally = self.tally.host_pmi if whose == "host" else self.tally.pmi
         tally["raised"] += 1
         if whose in self._whose:
