@@ -52,7 +52,8 @@ def _encode(value: Any) -> Any:
     if isinstance(value, frozenset):
         return {"set": sorted(value)}
     if isinstance(value, vpmu.Sequence):
-        parts = (value.name, value.summary, value.source, list(value.load), list(value.put), value.vendor)
+        parts = (value.name, value.summary, value.source, *map(list, (value.load, value.put, value.exit, value.entry)))
+        parts = (*parts, value.by_hardware, value.vendor)
         return {"sequence": json.loads(json.dumps(parts, default=dict))}
     if isinstance(value, vpmu.CpuModel):
         # Derived from a preset, possibly by what a hypervisor shows of it: only differences are written.
@@ -78,8 +79,8 @@ def _decode(value: Any) -> Any:
     if "set" in value:
         return frozenset(value["set"])
     if "sequence" in value:
-        name, summary, source, load, put, *vendor = value["sequence"]
-        return vpmu.Sequence(name, summary, source, tuple(load), tuple(put), *vendor)
+        name, summary, source, *rest = value["sequence"]
+        return vpmu.Sequence(name, summary, source, *(tuple(e) if isinstance(e, list) else e for e in rest))
     if "cpu" in value:
         changed = {name: _decode(entry) for name, entry in value["with"].items()}
         return dataclasses.replace(vpmu.cpu(value["cpu"]), **changed)

@@ -6,7 +6,8 @@ import dataclasses
 from typing import Any
 
 import pytest
-from guest_perfs import CLASSES, accesses, fast, simulated, times
+from guest_perfs import CLASSES, accesses, simulated, times
+from machine_runs import fast
 
 import vpmu
 from vpmu import testing

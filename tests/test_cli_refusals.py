@@ -190,8 +190,8 @@ def test_directories_and_unreadable_paths_are_no_files(tmp_path: Path) -> None:
         (["list", "cpu"], "'cpus'"),
         (["list", "events", "--cpu", "skylak"], "skylake"),
         (["list", "cpus", "--format", "xml"], "'csv'"),
-        (["list", "cpus", "--cpu", "skylake"], "--cpu belongs to events, not to cpus"),
-        (["list", "designs", "--cpu", "x"], "--cpu belongs to events, not to designs"),
+        (["list", "cpus", "--cpu", "skylake"], "--cpu belongs to events and sequences, not to cpus"),
+        (["list", "designs", "--cpu", "x"], "--cpu belongs to events and sequences, not to designs"),
         (["run", "--format", "csv", "x.toml"], "'json'"),
     ],
 )

@@ -85,7 +85,17 @@ def test_sequences_are_those_of_linux_step_by_step(name: str, load: list[Step]) 
 
 
 def test_there_are_no_other_sequences() -> None:
-    assert vpmu.sequences() == ("linux-7.0", "linux-7.0-amd", "linux-7.0-no-elision", "semi-v2")
+    assert vpmu.sequences() == (
+        "every-register",
+        "linux-7.0",
+        "linux-7.0-amd",
+        "linux-7.0-autostore",
+        "linux-7.0-no-elision",
+        "rfc-v1-2024",
+        "rfc-v1-reviewed",
+        "semi-v2",
+        "tdx-module-1.5",
+    )
     assert vpmu.Mediated().sequence == "linux-7.0"
     with pytest.raises(vpmu.UnknownName, match=r"linux-7\.0"):
         vpmu.sequence("linux-7.1")
@@ -136,11 +146,15 @@ def test_programs_keep_order_and_count_of_any_steps() -> None:
         LOAD[1],
         LOAD[1],
     ]
-    alone = [vpmu.Sequence("one", "", "", (step,), (step,)).programs() for step in steps]
+    read = {"op": "rdmsr", "register": "global_status"}
+    alone = [
+        tuple(half[1:] for half in vpmu.Sequence("one", "", "", (read, step), (read, step)).programs())
+        for step in steps
+    ]
     assert all(len(load) == 1 and load == put for load, put in alone)
-    forwards, backwards = vpmu.Sequence("all", "", "", tuple(steps), tuple(reversed(steps))).programs()
-    assert list(forwards) == [load[0] for load, _ in alone]
-    assert list(backwards) == [load[0] for load, _ in reversed(alone)]
+    forwards, backwards = vpmu.Sequence("all", "", "", (read, *steps), (read, *reversed(steps))).programs()
+    assert list(forwards[1:]) == [load[0] for load, _ in alone]
+    assert list(backwards[1:]) == [load[0] for load, _ in reversed(alone)]
     # Different steps are different operations, and the other way round.
     for step, (load, _) in zip(steps, alone, strict=True):
         assert [other == step for other in steps] == [other == load for other, _ in alone]
@@ -159,19 +173,22 @@ DIFFERS = wrmsr("counter", "guest", **{"if": "differs"})
         {"op": "perf_put_guest_context", "if": "nonzero"},
         {"op": "wrmsr"},
         {"op": "wrmsr", "register": "global_ctrl"},
-        wrmsr("global_ctrl", "host"),
-        wrmsr("global_status_set", "zero"),
-        wrmsr("global_status_set", "guest", **{"if": "nonzero"}),
+        wrmsr("global_ctrl", "cached"),
         wrmsr("global_ctrl", "zero", **{"if": "nonzero"}),
         wrmsr("global_status", "zero"),
         wrmsr("global_ovf_ctrl", "status"),
         wrmsr("fixed_ctr_ctrl", "guest", **{"if": "differs"}),
-        wrmsr("fixed_ctr_ctrl", "host"),
+        wrmsr("fixed_ctr_ctrl", "status"),
         wrmsr("counter", "guest"),
         wrmsr("selector", "guest"),
         RDPMC,
-        {"op": "rdmsr", "register": "global_ctrl"},
-        {"op": "rdmsr", "register": "global_status", "save": False},
+        {"op": "rdmsr", "register": "global_ctrl", "save": True},
+        {"op": "rdmsr", "register": "global_status", "save": "both"},
+        {"op": "rdmsr", "register": "global_ovf_ctrl"},
+        {"op": "wrmsr", "register": "offcore_rsp_0", "value": "status"},
+        {"for": "gp", "do": [{"op": "rdmsr", "register": "selector", "save": True}]},
+        {"for": "fixed", "do": [{"op": "rdmsr", "register": "selector"}]},
+        {"for": "gp", "do": []},
         {"op": "toggle", "register": "global_ctrl"},
         {"op": "lvtpc"},
         {"op": "lvtpc", "value": "none"},

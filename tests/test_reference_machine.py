@@ -55,6 +55,7 @@ KEYS = {
     "holders",
     "rotations",
     "host_pmi",
+    "breaches",
     "stopped",
 }
 
@@ -374,6 +375,7 @@ def test_an_unsafe_sequence_is_caught() -> None:
     bad = Sequence("bad", "", "", good.load, tuple(s for s in good.put if s.get("for") != "fixed"))
     result = run(make_plan("mediated", sequence=bad, guest_events=STAT, work=stream(9000, 0)))
     assert result["counters"][0]["value"] != result["counters"][0]["ideal"]
+    assert result["breaches"]["counters"] > 0
 
 
 # Random scenarios.

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from ._result import Result as Result
     from ._scenario import Scenario as Scenario
     from ._sequences import Sequence as Sequence
+    from ._sequences import read_sequence as read_sequence
     from ._sequences import sequence as sequence
     from ._sequences import sequences as sequences
     from ._simulate import compare as compare
@@ -138,6 +139,7 @@ _HOME = {
     "Result": "vpmu._result",
     "Scenario": "vpmu._scenario",
     "Sequence": "vpmu._sequences",
+    "read_sequence": "vpmu._sequences",
     "sequence": "vpmu._sequences",
     "sequences": "vpmu._sequences",
     "compare": "vpmu._simulate",

@@ -12,7 +12,7 @@ from ._errors import ScenarioError, UnknownName
 from ._filter_schedule import Schedule, filter_schedule, schedule_text
 from ._perf import HostEvent
 from ._plan import ACCESSES
-from ._sequences import Sequence, sequence, sequences
+from ._sequences import Sequence, sequence, sequence_of, sequences
 
 #: What can be passed through, and the accesses that are then direct.
 _ASSETS: tuple[tuple[str, frozenset[str]], ...] = (
@@ -274,8 +274,9 @@ class Mediated(FilteredDesign):
     scope : {"fastpath-loop", "every-exit", "run-loop", "vcpu-sched"}
         Where it is switched: around KVM's inner loop as merged, at every exit, around all of KVM_RUN but blocking, or
         only where the vCPU's thread is scheduled out and in.
-    sequence : str
-        The switch sequence, one of :func:`vpmu.sequences`; on AMD CPUs ``linux-7.0`` is ``linux-7.0-amd``.
+    sequence : str or Sequence
+        The switch sequence: one of :func:`vpmu.sequences`, the path of a TOML file, or an object.
+        On AMD CPUs ``linux-7.0`` is ``linux-7.0-amd``.
     event_filter : EventFilter, str or sequence of (seconds, EventFilter)
         What the guest may count (KVM_SET_PMU_EVENT_FILTER): other counters are loaded with their enable bits clear.
     exclude_guest : {"guest-mode", "window"}
@@ -286,7 +287,7 @@ class Mediated(FilteredDesign):
     class_ = "mediated"
     summary = "guest state is switched into hardware around the run loop"
     options_help = (
-        "scope=fastpath-loop|every-exit|run-loop|vcpu-sched, sequence=NAME, exclude_guest=guest-mode|window, "
+        "scope=fastpath-loop|every-exit|run-loop|vcpu-sched, sequence=NAME|FILE.toml, exclude_guest=guest-mode|window, "
         "event_filter=FILE.toml|FILTER"
     )
     host_version = 4
@@ -294,7 +295,7 @@ class Mediated(FilteredDesign):
     excludes_include_guest = True
     scopes: ClassVar[tuple[str, ...]] = ("fastpath-loop", "every-exit", "run-loop", "vcpu-sched")
     scope: str = "fastpath-loop"
-    sequence: str = "linux-7.0"
+    sequence: str | Sequence = "linux-7.0"
     exclude_guest: str = "guest-mode"
 
     def __post_init__(self) -> None:
@@ -303,8 +304,9 @@ class Mediated(FilteredDesign):
             raise UnknownName("switch scope", self.scope, self.scopes)
         if self.exclude_guest not in ("guest-mode", "window"):
             raise UnknownName("meaning of exclude_guest", self.exclude_guest, ("guest-mode", "window"))
-        if self.sequence not in sequences():
-            raise UnknownName("switch sequence", self.sequence, sequences())
+        found = sequence_of(self.sequence)
+        if found.name != self.sequence or self.sequence.endswith(".toml") or "/" in self.sequence:
+            object.__setattr__(self, "sequence", found)
 
     def options(self) -> dict[str, str | bool]:
         """Scope, and what exclude_guest means."""
@@ -312,7 +314,7 @@ class Mediated(FilteredDesign):
 
     def switch(self) -> Sequence:
         """The sequence."""
-        return sequence(self.sequence)
+        return sequence_of(self.sequence)
 
     def switch_on(self, cpu: CpuModel) -> Sequence:
         """The sequence; the default is the merged one of the CPU's vendor.
@@ -355,13 +357,18 @@ class Mediated(FilteredDesign):
                 "KVM mediates from PMU version 4 on (IA32_PERF_GLOBAL_STATUS_SET); "
                 f"{cpu.name} has version {cpu.version}"
             )
+        if self.switch().stores_in_list is False and not cpu.exit_save_global_ctrl:
+            return f"sequence {self.sequence} saves GLOBAL_CTRL by a VM-exit control that {cpu.name} lacks"
         if not cpu.full_width_writes:
             return f"KVM mediates only with full-width counter writes, which {cpu.name} lacks"
         return admit(host_perf, vm_first)[0]
 
     def stores_global_ctrl(self, cpu: CpuModel, guest: CpuModel) -> bool:
-        """On CPUs without VM-exit save, AMD's among them, if the guest writes the register without exits."""
-        return not cpu.exit_save_global_ctrl and "global_ctrl" not in self.traps(cpu, guest)
+        """On CPUs without VM-exit save (all of AMD's), or if the sequence says so; not if the guest's writes exit."""
+        in_list = self.switch_on(cpu).stores_in_list
+        if in_list is None:
+            in_list = not cpu.exit_save_global_ctrl
+        return in_list and "global_ctrl" not in self.traps(cpu, guest)
 
     def note(self, cpu: CpuModel, guest: CpuModel) -> str:
         """Say when the host's counters make KVM intercept what published figures passed through."""

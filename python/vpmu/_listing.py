@@ -11,6 +11,7 @@ from ._event_codes import named_codes
 from ._event_files import FileEvent, read_events
 from ._events import CODES, METRICS, allowed_counters, gp_codes, perf_codes
 from ._registry import design, designs
+from ._sequence_listing import COLUMNS, sequence_rows
 from ._sequences import sequence, sequences
 from ._workload_file import workload, workloads
 
@@ -71,7 +72,7 @@ def list_rows(
     what : str
         One of :data:`LISTS`.
     cpu_name : str, optional
-        For events: whose.
+        For events: whose; for sequences: on which CPU their accesses are counted.
     events_file : str, optional
         For events: those of an event file; see :func:`vpmu.read_events`.
 
@@ -85,10 +86,10 @@ def list_rows(
     UnknownName, EventFileError, ScenarioError
         For a CPU that does not exist, a file that cannot be read, or either where it does not belong.
     """
-    if what != "events":
-        for option, value in (("--events-file", events_file), ("--cpu", cpu_name)):
-            if value is not None:
-                raise ScenarioError(f"{option} belongs to events, not to {what}")
+    if what != "events" and events_file is not None:
+        raise ScenarioError(f"--events-file belongs to events, not to {what}")
+    if what not in ("events", "sequences") and cpu_name is not None:
+        raise ScenarioError(f"--cpu belongs to events and sequences, not to {what}")
     if events_file == "":
         raise ScenarioError("--events-file needs the name of a file, not ''")
     if what == "cpus":
@@ -104,6 +105,8 @@ def list_rows(
         return ("name", "exits_per_s", "summary"), [
             (w.name, round(float(w.exits_per_second), 1), w.summary) for w in made_workloads
         ]
+    if what == "sequences" and cpu_name is not None:
+        return COLUMNS, sequence_rows(cpu(cpu_name))
     if what == "sequences":
         made_sequences = [sequence(name) for name in sequences()]
         return ("name", "load_steps", "put_steps", "summary"), [

@@ -8,6 +8,7 @@ from ._consent import admit
 from ._cpu import CpuModel
 from ._designs import Mediated
 from ._perf import HostEvent
+from ._sequences import Sequence
 
 
 @dataclass(frozen=True)
@@ -19,17 +20,17 @@ class MediatedSemi(Mediated):
     Parameters
     ----------
     scope : {"fastpath-loop", "every-exit"}
-    sequence : str
+    sequence : str or Sequence
         The switch sequence.
     exclude_guest : {"guest-mode", "window"}
     """
 
     name = "mediated-semi"
     summary = "mediated on PMU versions 2 and 3: GLOBAL_STATUS is emulated"
-    options_help = "scope=fastpath-loop|every-exit, sequence=NAME, exclude_guest=guest-mode|window"
+    options_help = "scope=fastpath-loop|every-exit, sequence=NAME|FILE.toml, exclude_guest=guest-mode|window"
     host_version = 2
     scopes = ("fastpath-loop", "every-exit")
-    sequence: str = "semi-v2"
+    sequence: str | Sequence = "semi-v2"
 
     def traps(self, cpu: CpuModel, guest: CpuModel) -> frozenset[str]:
         """What mediated traps, and GLOBAL_STATUS with its acknowledgement."""
@@ -46,6 +47,6 @@ class MediatedSemi(Mediated):
             return f"version {cpu.version} of {cpu.name} has no IA32_PERF_GLOBAL_CTRL, which entry and exit switch"
         if not cpu.full_width_writes:
             return f"counters above 2**31 cannot be restored without full-width writes, which {cpu.name} lacks"
-        if cpu.version < 4 and any(step.get("op") == "toggle" for step in self.switch().load):
+        if cpu.version < 4 and self.switch().needs_status_set:
             return f"sequence {self.sequence} writes IA32_PERF_GLOBAL_STATUS_SET, which {cpu.name} lacks"
         return admit(host_perf, vm_first)[0]

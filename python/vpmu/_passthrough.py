@@ -20,7 +20,7 @@ class Passthrough(Mediated):
     Parameters
     ----------
     scope : {"fastpath-loop", "every-exit"}
-    sequence : str
+    sequence : str or Sequence
         The switch sequence, after the selectors have been read.
     exclude_guest : {"guest-mode", "window"}
     erratum : bool
@@ -31,7 +31,9 @@ class Passthrough(Mediated):
     name = "passthrough"
     class_ = "virtualized"
     summary = "mediated with the selectors passed through: a sole tenant, no event filter"
-    options_help = "scope=fastpath-loop|every-exit, sequence=NAME, exclude_guest=guest-mode|window, erratum=true|false"
+    options_help = (
+        "scope=fastpath-loop|every-exit, sequence=NAME|FILE.toml, exclude_guest=guest-mode|window, erratum=true|false"
+    )
     scopes = ("fastpath-loop", "every-exit")
     owns_hardware = True
     erratum: bool = False

@@ -1,26 +1,22 @@
 """Switch sequences: the ordered MSR operations of one load and one put, read from TOML and checked.
 
-A sequence is data. Its steps are tables:
-
-- ``{op = "perf_load_guest_context"}``, ``{op = "perf_put_guest_context"}``: host perf leaves or returns;
-- ``{op = "wrmsr", register, value, if}``, ``{op = "rdmsr", register = "global_status", save}``;
-- ``{op = "toggle", register = "global_status"}``: only differing bits, through RESET and SET;
-- AMD: ``{op = "wrmsr", register = "global_status_set"|"global_ctrl", value = "guest"}``;
-- ``{op = "lvtpc", value = "guest"|"host"}``;
-- ``{for = "gp"|"fixed", do = [...]}``: over the guest's counters, of ``{op = "rdpmc", save}`` and ``wrmsr``
-  of ``counter`` or ``selector``.
+A sequence is data; docs/sequences.md has its language. The steps of those that are safe whatever the values are
+compiled to blocks here (switchprogram.pyx); all others are done one by one, and watched (stepping.pyx).
 """
 
 from __future__ import annotations
 
 import functools
-import tomllib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ._data import data_names, data_text
 from ._errors import ScenarioError, UnknownName
+from ._sequence_analysis import Analysis, analyse
+from ._sequence_file import parse_sequence
+from ._sequence_language import Misorder, Misstep, Operation, operations, transition
 
 #: Block operations of the compiled core, see ``switching.pxd``.
 (
@@ -119,20 +115,46 @@ def _compile_step(where: str, step: Mapping[str, Any]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Sequence:
-    """One load and one put.
+    """One load and one put; docs/sequences.md has the language.
 
     Parameters
     ----------
-    name, summary, source : str
+    name : str
+        Of the library, or the file that it was read from.
+    summary, source : str
+        What it is, and where it was published.
     load, put : tuple of mapping
-        The steps as in the TOML file.
+        The steps as in the TOML file: tables with ``op``, or ``for`` and ``do``.
+    exit, entry : tuple of mapping
+        How VM exit saves and clears GLOBAL_CTRL and how VM entry loads it; empty: as the CPU can.
+    by_hardware : bool
+        The CPU itself moves the guest's state, and the steps move host perf alone.
     vendor : {"intel", "amd"}
         Whose registers they access.
 
     Raises
     ------
     ScenarioError
-        For a step that is no operation.
+        For a step that is no operation, with its number and the nearest valid name.
+
+    Examples
+    --------
+    >>> import vpmu
+    >>> careless = vpmu.Sequence(
+    ...     "careless",
+    ...     "put only reads the counters",
+    ...     "",
+    ...     load=vpmu.sequence("linux-7.0").load,
+    ...     put=(
+    ...         {"for": "gp", "do": [{"op": "rdpmc", "save": True}]},
+    ...         {"for": "fixed", "do": [{"op": "rdpmc", "save": True}]},
+    ...         {"op": "lvtpc", "value": "host"},
+    ...         {"op": "perf_put_guest_context"},
+    ...     ),
+    ... )
+    >>> result = vpmu.simulate(vpmu.Scenario(design=vpmu.Mediated(sequence=careless), seconds="0.001"))
+    >>> [violation.partition(":")[0] for violation in result.violations]
+    ['isolation', 'isolation']
     """
 
     name: str
@@ -140,33 +162,178 @@ class Sequence:
     source: str
     load: tuple[Mapping[str, Any], ...]
     put: tuple[Mapping[str, Any], ...]
+    exit: tuple[Mapping[str, Any], ...] = ()
+    entry: tuple[Mapping[str, Any], ...] = ()
+    by_hardware: bool = False
     vendor: str = "intel"
 
     def __post_init__(self) -> None:
-        self.programs()
+        try:
+            for half, steps in (("load", self.load), ("put", self.put)):
+                if not 0 < len(steps) <= 64:
+                    raise Misstep(f"{half} must have 1 to 64 steps, not {len(steps)}", (half,))
+                try:
+                    operations(half, steps)
+                except Misorder:
+                    raise
+                except Misstep:
+                    if self._blocks(half) is None:
+                        raise
+            if self.vendor == "amd":
+                self._check_amd()
+            transition("exit", self.exit)
+            transition("entry", self.entry)
+        except Misstep as error:
+            where, *index = error.where
+            place = f", {where} step {int(index[0]) + 1}" if index else ""
+            raise Misstep(f"sequence {self.name}{place}: {error}", error.where) from None
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.source, len(self.load), len(self.put)))
+
+    def _check_amd(self) -> None:
+        """Without a VMCS there is nothing that VM exit and VM entry do, and only blocks know AMD's registers."""
+        for half in ("load", "put"):
+            if self._blocks(half) is None:
+                raise Misstep(
+                    f"the steps of a sequence for AMD are those of linux-7.0-amd, in any order: {half} has others",
+                    (half,),
+                )
+        if self.exit or self.entry:
+            raise Misstep("VMRUN and #VMEXIT of AMD CPUs have no MSR lists", ("exit" if self.exit else "entry",))
+
+    def _blocks(self, half: str) -> tuple[tuple[int, int], ...] | None:
+        """A half as block operations, if it can be that."""
+        try:
+            steps = self.load if half == "load" else self.put
+            return tuple(_compile_step("", step) for step in steps)
+        except ScenarioError:
+            return None
+
+    @functools.cached_property
+    def analysis(self) -> Analysis | None:
+        """What is known of it without running it; None for operations of the blocks' own."""
+        try:
+            for half, steps in (("load", self.load), ("put", self.put)):
+                operations(half, steps)
+        except Misstep:
+            return None
+        return analyse(self.load, self.put)
+
+    def is_watched(self, status_traps: bool) -> bool:
+        """Whether it must be done step by step, and watched: it is not plainly safe, or more than blocks can do.
+
+        Parameters
+        ----------
+        status_traps : bool
+            The guest's reads of GLOBAL_STATUS exit, so that it need not be in hardware.
+
+        Returns
+        -------
+        bool
+        """
+        known = self.analysis
+        if self.by_hardware or known is None or self.vendor == "amd":
+            return False
+        safe = known.clears and known.loads and (known.loads_status or status_traps)
+        return not safe or self._blocks("load") is None or self._blocks("put") is None
+
+    @property
+    def keeps_counters(self) -> bool:
+        """Whether each counter that a put takes out comes back: two switches in a row are then alike."""
+        return self.analysis is None or self.vendor == "amd" or (self.analysis.saves and self.analysis.restores)
+
+    def steps(self) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
+        """The load and the put as operations for the core, a loop's following its head."""
+        return operations("load", self.load), operations("put", self.put)
 
     def programs(self) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
-        """The load and the put as (operation, flags) pairs for the compiled core."""
-        compiled = []
-        for half, steps in (("load", self.load), ("put", self.put)):
-            if not 0 < len(steps) <= 64:
-                raise ScenarioError(f"sequence {self.name}: {half} must have 1 to 64 steps, not {len(steps)}")
-            compiled.append(
-                tuple(_compile_step(f"sequence {self.name}, {half} step {i}", s) for i, s in enumerate(steps, 1))
-            )
-        return compiled[0], compiled[1]
+        """The load and the put as (operation, flags) pairs, for those that blocks can do."""
+        load, put = self._blocks("load"), self._blocks("put")
+        if load is None or put is None:
+            raise ScenarioError(f"sequence {self.name} has steps that are not block operations")
+        return load, put
+
+    @property
+    def stores_in_list(self) -> bool | None:
+        """Whether VM exit saves GLOBAL_CTRL through the MSR list; None: as the CPU can."""
+        if not self.exit:
+            return None
+        return any(step["op"] == "msr_list_store" for step in self.exit)
+
+    @property
+    def list_loads(self) -> tuple[int, int]:
+        """MSR list entries that VM exit and VM entry load."""
+        return transition("exit", self.exit), transition("entry", self.entry)
+
+    @property
+    def needs_status_set(self) -> bool:
+        """Whether it writes IA32_PERF_GLOBAL_STATUS_SET, which PMUs have from version 4 on."""
+        return self.vendor == "intel" and any(
+            step.get("op") == "toggle" or step.get("register") == "global_status_set" for step in self.load
+        )
 
 
 def sequences() -> tuple[str, ...]:
-    """Names of the switch sequences, sorted."""
+    """Names of the switch sequences of the library, sorted."""
     return data_names("sequences")
 
 
 @functools.cache
 def sequence(name: str) -> Sequence:
-    """Look up a switch sequence by name; raises :class:`UnknownName`."""
+    """Look up a switch sequence of the library by name; raises :class:`UnknownName`."""
     if name not in sequences():
         raise UnknownName("switch sequence", name, sequences())
-    table = tomllib.loads(data_text("sequences", f"{name}.toml"))
-    load, put = tuple(table["load"]), tuple(table["put"])
-    return Sequence(name, table["summary"], table["source"], load, put, table.get("vendor", "intel"))
+    return _made(name, data_text("sequences", f"{name}.toml"), f"{name}.toml")
+
+
+def _made(name: str, text: str, path: str) -> Sequence:
+    table, line_of = parse_sequence(text, path)
+    try:
+        load, put, at_exit, entry = (tuple(table[half]) for half in ("load", "put", "exit", "entry"))
+        return Sequence(name, table["summary"], table["source"], load, put, at_exit, entry, vendor=table["vendor"])
+    except Misstep as error:
+        message = str(error).removeprefix(f"sequence {name}")
+        raise ScenarioError(f"{path}:{line_of(error.where)}: {message.lstrip(', :')}") from None
+
+
+def read_sequence(path: str | os.PathLike[str]) -> Sequence:
+    """Read a switch sequence from a TOML file; docs/sequences.md has the language.
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Returns
+    -------
+    Sequence
+        Its name is the path, as given.
+
+    Raises
+    ------
+    ScenarioError
+        In one line, with the file, the line and the nearest valid name.
+    """
+    name = os.fspath(path)
+    try:
+        with open(name, encoding="utf-8") as file:
+            text = file.read()
+    except OSError as error:
+        raise ScenarioError(f"{name}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ScenarioError(f"{name}: not UTF-8 at byte {error.start}") from None
+    return _made(name, text, name)
+
+
+def sequence_of(given: str | Sequence) -> Sequence:
+    """The sequence that an option of a design means: an object, a name of the library, or a file's."""
+    if isinstance(given, Sequence):
+        return given
+    if not isinstance(given, str):
+        raise ScenarioError(f"sequence must be a name, a file or a Sequence, not {given!r}")
+    if given.endswith(".toml") or os.sep in given:
+        return read_sequence(given)
+    return sequence(given)

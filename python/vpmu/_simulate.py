@@ -8,6 +8,7 @@ from typing import Any
 
 from vpmu_core.machine import Machine
 
+from ._breaches import breach_sentences
 from ._counter import Counter
 from ._designs import Design
 from ._errors import ScenarioError, UnknownName
@@ -239,7 +240,7 @@ def _violations(raw: dict[str, Any], counters: tuple[Counter, ...]) -> tuple[str
         found.append("clocks: the activities do not add up to the wall clock")
     if raw["stray_counts"]:
         found.append("isolation: a counter wrapped in host mode")
-    return tuple(found)
+    return (*found, *breach_sentences(raw["breaches"], raw["switches"]))
 
 
 def _forced(scenario: Scenario, refusal: str) -> str:

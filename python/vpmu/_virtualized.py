@@ -19,6 +19,7 @@ _HOST_PERF_ONLY = Sequence(
     "[RFC PATCH 0/7] KVM: SVM: Support for PMC virtualization, 13 November 2025",
     load=({"op": "perf_load_guest_context"},),
     put=({"op": "perf_put_guest_context"},),
+    by_hardware=True,
 )
 
 

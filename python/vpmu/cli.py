@@ -25,6 +25,7 @@ from ._recorded import Recorded, positive_seconds, read_recording
 from ._registry import design, designs, with_event_filter
 from ._result import Result
 from ._scenario import Scenario
+from ._sequence_listing import SEQUENCES_NOTE
 from ._simulate import ENGINES, compare, simulate
 from ._version import __version__
 from ._workload import Workload
@@ -129,11 +130,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog="examples:\n"
         "  vpmu list workloads\n"
         "  vpmu list events --cpu skylake\n"
+        "  vpmu list sequences --cpu sapphirerapids    (accesses and cycles of one switch, by class)\n"
         "  vpmu list events --events-file sapphirerapids_core.json    (from github.com/intel/perfmon)",
     )
     listing.add_argument("what", choices=LISTS)
     listing.add_argument(
-        "--cpu", metavar="N", help="for events: whose; sapphirerapids, and with a file only what the file says"
+        "--cpu",
+        metavar="N",
+        help="for events: whose; sapphirerapids, and with a file only what the file says. For sequences: what one "
+        "switch accesses on this CPU with none, half and all of the guest's counters live, and its cycles",
     )
     listing.add_argument("--events-file", metavar="F", help="for events: those of a JSON file of Intel's perfmon")
     _format(listing)
@@ -374,6 +379,8 @@ def _list(args: argparse.Namespace) -> int:
     parts: list[Any] = [report.rich_table(justified, cells)]
     if args.what == "cpus":
         parts += ["", CPUS_NOTE]
+    elif args.what == "sequences" and args.cpu is not None:
+        parts += ["", SEQUENCES_NOTE]
     elif args.what == "events" and args.events_file is None:
         parts += ["", EVENTS_NOTE]
     _print(console, parts)

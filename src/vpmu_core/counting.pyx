@@ -18,6 +18,7 @@ from vpmu_core.unit cimport (
     write_fixed_ctr_ctrl, write_selector,
 )
 from vpmu_core.random cimport sfc64_next
+from vpmu_core.steps cimport BREACH_HOST_COUNTS
 from vpmu_core.state cimport LANES, NOTHING_COUNTED, access_t, machine_t
 
 cdef uint64_t SHORT = 1 << 26  # below this many cycles, 64-bit arithmetic counts exactly
@@ -79,14 +80,28 @@ cdef void _charge_host_events(
             e.gains[CAUSE_HOST_STALE] += n
 
 
+cdef void _watch_strays(machine_t *m, int a, uint32_t on, uint64_t cycles) noexcept nogil:
+    """What counters count in host mode that no event of the host's has."""
+    cdef int slot, i
+    for i in range(m.host_events):
+        if m.host_event[i].slot >= 0:
+            on &= ~(<uint32_t>1 << m.host_event[i].slot)
+    while on:
+        slot = lowest_bit(on)
+        on &= on - 1
+        m.watch.breaches[BREACH_HOST_COUNTS] += between(m.hardware_rate[a][slot], m.clock[a], m.clock[a] + cycles)
+
+
 cdef void count_host_time(machine_t *m, int a, uint64_t cycles) noexcept nogil:
     """Advance the hardware counters by host-mode code, and the ledger of host events."""
     cdef bint user = a == HOST_TASK
     cdef uint32_t on = enabled(&m.hardware, user)
-    cdef uint32_t left = on, wrapped = 0
+    cdef uint32_t left = on, wrapped = 0, own
     cdef uint64_t value, first = 0
     cdef int slot
     refresh_rates(m)
+    if m.steps != NULL and on:
+        _watch_strays(m, a, on, cycles)
     while left:
         slot = lowest_bit(left)
         left &= left - 1
@@ -103,11 +118,17 @@ cdef void count_host_time(machine_t *m, int a, uint64_t cycles) noexcept nogil:
         m.hardware.counter[slot] = value & width_mask(&m.hardware, slot)
     _charge_host_events(m, False, a, user, on, m.clock[a], cycles)
     m.hardware.global_status |= bits_of(wrapped)
-    if not m.samples_host:
+    own = _own_slots(m) if wrapped else 0
+    if not m.samples_host and m.steps == NULL:
         m.stray_counts += wrapped != 0
+    left = wrapped & ~own
+    while left:
+        m.overflow_at[lowest_bit(left)] = m.wall + cycles
+        left &= left - 1
+    wrapped &= m.hardware.interrupt
     while wrapped:
+        _raise_pmi(m, FLIGHT_HOST if own >> lowest_bit(wrapped) & 1 else FLIGHT_GUEST, m.wall + first)
         wrapped &= wrapped - 1
-        _raise_pmi(m, FLIGHT_HOST, m.wall + first)
 
 
 cdef uint64_t first_host_wrap(const machine_t *m, int a, uint64_t cycles) noexcept nogil:
@@ -299,7 +320,7 @@ cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept no
         # SDM vol. 3B: STATUS is set on a wrap whatever INT; INT decides whether a PMI is requested.
         m.hardware.global_status |= bits_of(wrapped)
         wrapped &= m.hardware.interrupt
-        own = _own_slots(m) if wrapped and m.samples_host else 0
+        own = _own_slots(m) if wrapped and m.has_host else 0
         while wrapped:
             _raise_pmi(m, FLIGHT_HOST if own >> lowest_bit(wrapped) & 1 else FLIGHT_GUEST, m.wall)
             wrapped &= wrapped - 1

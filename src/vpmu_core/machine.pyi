@@ -9,6 +9,7 @@ ORIGIN_NAMES: tuple[str, ...]
 GUEST_TIMER_NAMES: tuple[str, ...]
 PHASE_NAMES: tuple[str, ...]
 PMU_EXIT_NAMES: tuple[str, ...]
+BREACH_NAMES: tuple[str, ...]
 
 class Machine(Planned):
     @property

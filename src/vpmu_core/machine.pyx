@@ -14,6 +14,7 @@ from vpmu_core.kinds cimport (
 from vpmu_core.perfevents cimport guest_event_t, host_event_t
 from vpmu_core.planned cimport Planned
 from vpmu_core.state cimport machine_t
+from vpmu_core.steps cimport BREACHES
 from vpmu_core.switchprogram cimport price_programs, tally_switches
 from vpmu_core.timeline cimport run, start
 from vpmu_core.unit cimport FIXED_SLOT, SLOTS
@@ -27,6 +28,7 @@ CAUSE_NAMES = (
 OP_NAMES = ("rdmsr", "rdpmc", "wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
 ORIGIN_NAMES = ("host", "hypervisor", "guest")
 PHASE_NAMES = ("setup", "run", "readout")
+BREACH_NAMES = ("selectors", "fixed_fields", "counters", "status", "lvtpc", "not_loaded", "host_counts")
 _HOST_STATES = {HOST_ACTIVE: "active", HOST_INACTIVE: "inactive"}
 GUEST_TIMER_NAMES = ("tick", "rotation", "switch", "interval")
 PMU_EXIT_NAMES = ("MSR_WRITE", "MSR_READ", "RDPMC", "EXTERNAL_INTERRUPT", "EXCEPTION_NMI")
@@ -207,6 +209,7 @@ cdef class Machine(Planned):
                 "lost": m.host_pmi.lost,
                 "pending": m.flight >> 1,
             },
+            "breaches": {BREACH_NAMES[i]: m.watch.breaches[i] for i in range(BREACHES)},
             "stopped": None if m.stopped == RUNNING else "no-progress",
         }
 

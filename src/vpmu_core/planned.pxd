@@ -4,6 +4,7 @@ from vpmu_core.lazy cimport lazy_t
 from vpmu_core.perfevents cimport guest_timer_t
 from vpmu_core.random cimport sfc64_t, stream_t
 from vpmu_core.registers cimport RegisterFile
+from vpmu_core.steps cimport steps_t
 from vpmu_core.state cimport event_filter_t, filter_change_t, machine_t
 
 
@@ -13,6 +14,7 @@ cdef class Planned:
     cdef lazy_t lazy
     cdef program_t load
     cdef program_t put
+    cdef steps_t steps[2]  # load, put
     cdef filter_change_t *filters
     cdef object keep  # arrays that the machine points into
     cdef object regular  # of these, the state of regular arrivals
@@ -21,6 +23,7 @@ cdef class Planned:
     cdef readonly object plan
 
     cdef _fill_lazy(self)
+    cdef _fill_steps(self, plan)
     cdef _compile(self, program_t *program, steps)
     cdef _seed(self, words, sfc64_t *generator)
     cdef const void *_column(self, values, dtype) except? NULL

@@ -19,6 +19,7 @@ from vpmu_core.state cimport (
     MAX_GUEST_EVENTS, MAX_OWN_HOST_EVENTS, design_t, event_filter_t, filter_change_t, machine_t, planned_exit_t,
     program_step_t, trace_t,
 )
+from vpmu_core.steps cimport DO_WRMSR, REGISTER_GLOBAL_CTRL, VALUE_ZERO, operation_t
 from vpmu_core.switchprogram cimport compile_end, compile_step
 from vpmu_core.unit cimport FIXED_SLOT, SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, SLOTS, selector_code
 
@@ -280,9 +281,28 @@ cdef class Planned:
         m.flags = module.flags(plan.options) if hasattr(module, "flags") else 0
         m.list_entry = plan.global_ctrl_in_exit_list
         if plan.sequence is not None:
-            self._compile(&self.load, plan.sequence.programs()[0])
-            self._compile(&self.put, plan.sequence.programs()[1])
+            at_exit, m.entry_list = plan.sequence.list_loads
+            m.list_entry += at_exit
+            if not plan.sequence.is_watched("global_status" in plan.traps):
+                self._compile(&self.load, plan.sequence.programs()[0])
+                self._compile(&self.put, plan.sequence.programs()[1])
+            else:
+                self._fill_steps(plan)
             m.load, m.put = &self.load, &self.put
+
+    cdef _fill_steps(self, plan):
+        """A sequence that blocks cannot do, or that must be watched, goes step by step."""
+        for half, operations in enumerate(plan.sequence.steps()):
+            self.steps[half].n = len(operations)
+            for i, o in enumerate(operations):
+                self.steps[half].operation[i] = operation_t(
+                    op=o.op, register_=o.register, value=o.value, condition=o.condition, save=o.save, inner=o.inner
+                )
+                # Whatever turns GLOBAL_CTRL on in host mode makes counters live there.
+                if (o.op, o.register) == (DO_WRMSR, REGISTER_GLOBAL_CTRL) and o.value != VALUE_ZERO:
+                    self.m.has_host = True
+        self.m.keeps_counters = plan.sequence.keeps_counters
+        self.m.steps = self.steps
 
     cdef _compile(self, program_t *program, steps):
         memset(program, 0, sizeof(program_t))

@@ -4,6 +4,7 @@ from vpmu_core.blocks cimport MAX_BLOCKS, program_t
 from vpmu_core.kinds cimport ACTIVITIES, COSTS, OP_CLASSES, ORIGINS, PHASES, PMU_EXITS, SPENT, TIMERS
 from vpmu_core.perfevents cimport guest_event_t, guest_timer_t, host_event_t, vcpu_counter_t
 from vpmu_core.random cimport sfc64_t, stream_t
+from vpmu_core.steps cimport steps_t, watch_t
 from vpmu_core.unit cimport EVENTS, SLOTS, pmu_t
 
 cdef enum:
@@ -154,7 +155,8 @@ cdef struct machine_s:
     bint ended
     bint yielded
     bint has_host
-    bint list_entry  # GLOBAL_CTRL goes through the VM-exit store list; AMD: the hypervisor reads it after each exit
+    uint32_t list_entry  # MSR list entries of a VM exit: GLOBAL_CTRL stored, or loaded; AMD: the hypervisor reads it
+    uint32_t entry_list  # of a VM entry
     bint amd
     bint guest_v1  # AMD before PerfMonV2: the guest's PMU has no global registers
     bint host_v1  # nor has the host's
@@ -260,3 +262,7 @@ cdef struct machine_s:
     uint64_t accesses[PHASES][2][OP_CLASSES]  # of guest perf: direct, trapped
     uint64_t spent[SPENT]
     uint64_t stray_counts  # host-mode wraps, which cannot happen
+    # sequences that are done step by step
+    const steps_t *steps  # load and put; NULL: as blocks
+    bint keeps_counters  # two switches in a row are alike
+    watch_t watch

@@ -13,6 +13,7 @@ from vpmu_core.unit cimport SLOTS, enabled, pmu_t
 from vpmu_core.state cimport (
     MAX_GUEST_EVENTS, MAX_HOST_EVENTS, controls_t, machine_t, planned_exit_t, pmi_tally_t,
 )
+from vpmu_core.steps cimport watch_t
 from vpmu_core.timeline cimport vm_exit
 
 
@@ -87,6 +88,7 @@ cdef bint _only_time_passed(const machine_t *m, const machine_t *after) noexcept
         and memcmp(m.guest_event, after.guest_event, MAX_GUEST_EVENTS * sizeof(guest_event_t)) == 0
         and memcmp(m.host_event, after.host_event, MAX_HOST_EVENTS * sizeof(host_event_t)) == 0
         and memcmp(&m.pmi, &after.pmi, sizeof(pmi_tally_t)) == 0
+        and memcmp(&m.watch, &after.watch, sizeof(watch_t)) == 0
     )
 
 

@@ -10,6 +10,7 @@ from vpmu_core.lanes cimport clear_lanes, nonzero_lanes, replace_lanes, save_lan
 from vpmu_core.unit cimport FIXED_LANES, FIXED_SLOT, GP_LANES, LVTPC_MASKED, LVTPC_NMI
 from vpmu_core.counting cimport host_activity, host_advance
 from vpmu_core.state cimport machine_t
+from vpmu_core.stepping cimport run_steps
 from vpmu_core.switchprogram cimport (
     FIXED_CTR_CTRL_GUEST, FIXED_CTR_CTRL_ZERO, LOOP_COUNTER_DIFFERS, LOOP_COUNTER_GUEST, LOOP_COUNTER_NONZERO,
     LOOP_COUNTER_ZERO, LOOP_SAVE, LOOP_SELECTOR_GUEST, LOOP_SELECTOR_NONZERO, LOOP_SELECTOR_ZERO, POINT_END,
@@ -166,6 +167,9 @@ cdef inline uint64_t _run_straight(machine_t *m, const straight_t *all, const ui
 cdef inline void _run_program(machine_t *m, int half, const program_t *p) noexcept nogil:
     cdef uint64_t *tallies = m.ops[m.phase][ORIGIN_HYPERVISOR]
     cdef uint64_t writes
+    if m.steps != NULL:
+        run_steps(m, half)
+        return
     m.runs[m.phase][half] += 1
     if p.straight.possible and not m.has_host and m.pmi_arrival == NEVER:
         writes = _run_straight(m, &p.straight, m.straight_cycles[half])

@@ -212,13 +212,17 @@ cdef void _retire(machine_t *m, int cpl) noexcept nogil:
                     e.gains[CAUSE_EMULATED_INSTRUCTION] += 1
 
 
-cdef inline void _save_global_ctrl(machine_t *m) noexcept nogil:
-    # Where VM-exit does not: by the VM-exit store list, or on AMD by svm_vcpu_run() itself.
-    if m.amd:
-        tally(m, ORIGIN_HYPERVISOR, OP_RDMSR, 1)
-        spend(m, COST_RDMSR)
-    else:
+cdef inline void _read_global_ctrl(machine_t *m) noexcept nogil:
+    # AMD: svm_vcpu_run() does, since VM-exit saves nothing.
+    tally(m, ORIGIN_HYPERVISOR, OP_RDMSR, 1)
+    spend(m, COST_RDMSR)
+
+
+cdef void _pass_list(machine_t *m, uint32_t n) noexcept nogil:
+    """The CPU stores or loads MSRs of a list (SDM vol. 3C, "VM-Exit Controls for MSRs")."""
+    while n:
         spend(m, COST_MSR_LIST_ENTRY)
+        n -= 1
 
 
 cdef void vm_exit(
@@ -236,7 +240,10 @@ cdef void vm_exit(
     switches = m.flags >> kind & 1
     spend(m, COST_VM_EXIT)
     if m.list_entry:
-        _save_global_ctrl(m)
+        if m.amd:
+            _read_global_ctrl(m)
+        else:
+            _pass_list(m, m.list_entry)
     check_arrival(m)
     if switches:
         design.put(m)
@@ -290,6 +297,8 @@ cdef void vm_exit(
     if switches:
         design.load(m)
         check_arrival(m)
+    if m.entry_list:
+        _pass_list(m, m.entry_list)
     spend(m, COST_VM_ENTRY)
     check_arrival(m)
     design.enter(m)
@@ -386,6 +395,7 @@ cdef void start(machine_t *m) noexcept nogil:
         m.design.load(m)
         check_arrival(m)
     if m.design.enter != NULL:
+        _pass_list(m, m.entry_list)
         spend(m, COST_VM_ENTRY)
         check_arrival(m)
         m.design.enter(m)

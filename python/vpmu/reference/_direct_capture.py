@@ -72,6 +72,7 @@ class DirectCapture(Emulated):
         if not event.held:
             backed.key = guest.control(c)
         self.machine.host.write_control(event)
+        self.machine.host.write_fixed_ctr_ctrl()
 
     def _note_instructions(self, c: int) -> None:
         if self.guest.locally_enabled(c) and self.guest.event(c) == INSTRUCTIONS:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._clocks import BLIND, HYPERVISOR, Step
+from ._clocks import BLIND, CPL, HYPERVISOR, Step
 from ._counters import ARCHITECTURAL, is_fixed
 from ._hostevents import ACTIVE, ERROR, INACTIVE, OFF, HostEvent
 from ._hostsample import HostSampler
@@ -121,10 +121,15 @@ class HostPerf(HostSampler):
         rates, design = self._machine.rates, self._machine.design
         for event in self.own:
             c = event.counter
-            counting = event.in_hardware and c is not None and self._hardware.enabled(c)
             for one in step:
                 activity = one[0]
-                n = rates.count(event.event, [one], event.user, event.kernel)
+                counting = (
+                    event.in_hardware
+                    and c is not None
+                    and self._hardware.enabled(c)
+                    and self._hardware.counts_level(c, CPL[activity])
+                )
+                n = rates.count(event.event, [one], True, True)
                 if (
                     event.counts_level(activity)
                     and not design.host_excluded(activity, event.exclude_guest, event.exclude_host)

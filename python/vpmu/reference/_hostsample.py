@@ -123,7 +123,7 @@ class HostSampler(HostScheduler):
         status = hardware.status
         self._access("wrmsr_global", HYPERVISOR)
         hardware.status &= ~status
-        fixed_ctr_ctrl = hardware.fixed_ctr_ctrl
+        fixed_ctr_ctrl = self._fixed_ctr_ctrl
         holders = {event.counter: event for event in self.events if event.in_hardware}
         overflowed = []
         for c in hardware.all:
@@ -138,8 +138,9 @@ class HostSampler(HostScheduler):
                 elif hit and event.sampling:
                     self._take_sample(event, began)
         self._access("rdmsr", HYPERVISOR)
-        if hardware.fixed_ctr_ctrl != fixed_ctr_ctrl:
+        if self._fixed_ctr_ctrl != fixed_ctr_ctrl:
             self._access("wrmsr_selector", HYPERVISOR)
+            self.write_fixed_ctr_ctrl()
         self._access("wrmsr_global", HYPERVISOR)
         hardware.global_ctrl = self.host_global_ctrl()
         self._access("wrmsr_lvtpc", HYPERVISOR)
@@ -204,9 +205,9 @@ class HostSampler(HostScheduler):
 
     def _look_after(self, events: list[HostEvent]) -> None:
         """perf_adjust_freq_unthr_context() of one context."""
-        hardware, activity = self._hardware, self._machine.design.host_activity
+        activity = self._machine.design.host_activity
         self._driver.disable(activity, activity)
-        fixed_ctr_ctrl = hardware.fixed_ctr_ctrl
+        fixed_ctr_ctrl = self._fixed_ctr_ctrl
         for event in events:
             if event.freq:
                 if not event.throttled:
@@ -223,6 +224,7 @@ class HostSampler(HostScheduler):
                 self._driver.start(activity)
             self._enable(event, True)
             self._unthrottle(event)
-        if hardware.fixed_ctr_ctrl != fixed_ctr_ctrl:
+        if self._fixed_ctr_ctrl != fixed_ctr_ctrl:
             self._access("wrmsr_selector", activity)
+            self.write_fixed_ctr_ctrl()
         self._driver.enable(activity)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ._clocks import BLIND, GUEST, IDLE
+from ._clocks import BLIND, GUEST, IDLE, Step
 from ._counters import EN, is_fixed, nibble
 from ._hostdriver import driver
 from ._hostevents import ACTIVE, ERROR, INACTIVE, HostEvent, place
@@ -44,6 +44,8 @@ class HostScheduler:
         #: Those that back guest counters.
         self.backing: list[HostEvent] = []
         self._ever_placed = False
+        #: FIXED_CTR_CTRL as perf last wrote it, with what it is about to write (Linux cpuc->fixed_ctrl_val).
+        self._fixed_ctr_ctrl = 0
         self._positions = 0
         for event in own:
             self._enqueue(event)
@@ -167,7 +169,23 @@ class HostScheduler:
 
     def _set_nibble(self, c: int, value: int) -> None:
         shift = 4 * (c - 32)
-        self._hardware.fixed_ctr_ctrl = self._hardware.fixed_ctr_ctrl & ~(15 << shift) | value << shift
+        self._fixed_ctr_ctrl = self._fixed_ctr_ctrl & ~(15 << shift) | value << shift
+
+    def write_fixed_ctr_ctrl(self) -> None:
+        """Let the hardware have perf's value; the cost is the caller's."""
+        self._hardware.fixed_ctr_ctrl = self._fixed_ctr_ctrl
+
+    def strays(self, step: Step) -> int:
+        """What counters are about to count, in host code, that no event of the host's has."""
+        hardware = self._hardware
+        if not hardware.global_ctrl:
+            return 0
+        held = {event.counter for event in self.events if event.in_hardware}
+        return sum(
+            hardware.counted(c, step, self._machine.rates)
+            for c in hardware.all
+            if hardware.enabled(c) and c not in held
+        )
 
     def _access(self, kind: str, activity: int) -> None:
         self._machine.pay(activity, COST_OF_CLASS[kind])
@@ -198,11 +216,11 @@ class HostScheduler:
         period : int, optional
             New period of ``into``, which begins now.
         """
-        machine, hardware = self._machine, self._hardware
+        machine = self._machine
         before = machine.design.host_activity
         after = before if inner is None else inner
         self._driver.disable(before, after)
-        old_fixed_ctr_ctrl = hardware.fixed_ctr_ctrl
+        old_fixed_ctr_ctrl = self._fixed_ctr_ctrl
         # Nothing counts from here to the end: when the registers change meanwhile does not matter.
         for event in out:
             if event.counter is not None and not is_fixed(event.counter) and not event.throttled:
@@ -224,8 +242,9 @@ class HostScheduler:
         if lvtpc:
             self._access("wrmsr_lvtpc", after)
             machine.lvtpc.set_host()
-        if hardware.fixed_ctr_ctrl != old_fixed_ctr_ctrl:
+        if self._fixed_ctr_ctrl != old_fixed_ctr_ctrl:
             self._access("wrmsr_selector", after)
+            self.write_fixed_ctr_ctrl()
         self._driver.enable(after)
 
     # Scheduling.
@@ -270,6 +289,7 @@ class HostScheduler:
             self._arm(event)
             self.set_state(event, ACTIVE)
         if chosen:
+            self.write_fixed_ctr_ctrl()
             self._hardware.global_ctrl = self.host_global_ctrl()
 
     def reschedule(self, out: Sequence[HostEvent], candidates: Iterable[HostEvent]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._plan import PlannedFilter
 from ._clocks import BLIND, GUEST, HYPERVISOR
 from ._counters import EN, GUEST_ONLY, INSTRUCTIONS, Counters, is_fixed
 from ._designs import Design
+from ._switch import Switcher
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -34,6 +34,7 @@ class Mediated(Design):
         self._counting_instructions: set[int] = set()
         self._scope = self.plan.options.get("scope", "fastpath-loop")
         self._window_is_guest = self.plan.options.get("exclude_guest") == "window"
+        self._switcher = Switcher(self)
         #: Whether the hardware holds guest state now.
         self.loaded = False
 
@@ -66,8 +67,11 @@ class Mediated(Design):
         return any(self.guest.global_ctrl >> c & 1 for c in self._counting_instructions)
 
     def stores_global_ctrl(self) -> bool:
-        """CPUs without the VM-exit control use the MSR store list."""
-        return not self.plan.cpu.exit_save_global_ctrl and not self.traps("global_ctrl")
+        """CPUs without the VM-exit control use the MSR store list, unless the sequence says what is used."""
+        assert self.plan.sequence is not None
+        ways = {step["op"] for step in self.plan.sequence.exit}
+        in_list = "msr_list_store" in ways if ways else not self.plan.cpu.exit_save_global_ctrl
+        return in_list and not self.traps("global_ctrl")
 
     def switches_at(self, fastpath: bool) -> bool:
         """The switch encloses the fastpath loop, unless every exit switches."""
@@ -194,7 +198,7 @@ class Mediated(Design):
         super().change_filter(rule)
         self._requests.update(self.guest.all)
 
-    def _loaded(self, c: int) -> int:
+    def eventual_control(self, c: int) -> int:
         """A control as hardware gets it (KVM ``eventsel_hw``, ``fixed_ctr_ctrl_hw``).
 
         KVM makes it when it reprograms the counter, which is always before the next load.
@@ -224,9 +228,9 @@ class Mediated(Design):
         """Guest state stays loaded: the selectors that have changed go to hardware now."""
         hardware = self.machine.hardware
         for c in sorted(self._requests):
-            if c < 32 and hardware.selector[c] != self._loaded(c):
+            if c < 32 and hardware.selector[c] != self.eventual_control(c):
                 self.access("wrmsr_selector")
-                hardware.selector[c] = self._loaded(c)
+                hardware.selector[c] = self.eventual_control(c)
         if any(c >= 32 for c in self._requests) and hardware.fixed_ctr_ctrl != self._loaded_fixed_ctr_ctrl:
             self.access("wrmsr_selector")
             hardware.fixed_ctr_ctrl = self._loaded_fixed_ctr_ctrl
@@ -270,43 +274,22 @@ class Mediated(Design):
     def load(self) -> None:
         """kvm_mediated_pmu_load()."""
         assert self.plan.sequence is not None
-        self._execute(self.plan.sequence.load)
+        self._switcher.execute(self.plan.sequence.load)
         self.loaded = True
+        self._switcher.watch_loaded()
 
     def put(self) -> None:
         """kvm_mediated_pmu_put()."""
         assert self.plan.sequence is not None
         self.machine.tally.switches += 1
-        self._execute(self.plan.sequence.put)
+        self._switcher.put(self.plan.sequence.put)
         self.loaded = False
-
-    def _execute(self, steps: tuple[Mapping[str, Any], ...]) -> None:
-        self._status_read = 0
-        for step in steps:
-            if "for" in step:
-                for c in self.guest.gp if step["for"] == "gp" else self.guest.fixed:
-                    self._execute_for_counter(step["do"], c)
-            elif step["op"] == "perf_load_guest_context":
-                self._load_guest_context()
-            elif step["op"] == "perf_put_guest_context":
-                self._put_guest_context()
-            elif step["op"] == "lvtpc":
-                self._write_lvtpc(step["value"] == "guest")
-            elif step["op"] == "rdmsr":
-                self.access("rdmsr")
-                self._status_read = self.machine.hardware.status
-                if step.get("save"):
-                    self.guest.status = self._status_read
-            elif step["op"] == "toggle":
-                self._toggle_status()
-            else:
-                self._write(step)
 
     @property
     def _loaded_fixed_ctr_ctrl(self) -> int:
-        return sum(self._loaded(c) << 4 * (c - 32) for c in self.guest.fixed)
+        return sum(self.eventual_control(c) << 4 * (c - 32) for c in self.guest.fixed)
 
-    def _load_guest_context(self) -> None:
+    def load_guest_context(self) -> None:
         """perf_load_guest_context(): the blind spot begins when the host's counters stop."""
         machine = self.machine
         machine.pay(self.host_activity, "perf_guest_context")
@@ -315,68 +298,9 @@ class Mediated(Design):
         machine.host.load_guest_context()
         self._in_window = True
 
-    def _put_guest_context(self) -> None:
+    def put_guest_context(self) -> None:
         """perf_put_guest_context(): the blind spot ends when the host's counters run again."""
         machine = self.machine
         machine.pay(self.host_activity, "perf_guest_context")
         machine.host.put_guest_context()
         self._in_window = False
-
-    def _write_lvtpc(self, guest: bool) -> None:
-        """A PMI that arrives before the write has taken effect still finds the old LVTPC."""
-        self.access("wrmsr_lvtpc")
-        self.machine.arrival_check()
-        if guest:
-            self.machine.lvtpc.set_guest(masked=self.machine.guest_lvtpc_masked)
-        else:
-            self.machine.lvtpc.set_host()
-
-    def _execute_for_counter(self, steps: list[Mapping[str, Any]], c: int) -> None:
-        hardware, guest = self.machine.hardware, self.guest
-        read = 0
-        for step in steps:
-            if step["op"] == "rdpmc":
-                self.access("rdpmc")
-                read = hardware.counter[c]
-                if step.get("save"):
-                    guest.counter[c] = read
-                continue
-            register, condition = step["register"], step.get("if")
-            if condition == "differs" and read == guest.counter[c]:
-                continue
-            if condition == "nonzero" and (read if register == "counter" else self._loaded(c)) == 0:
-                continue
-            self.access("wrmsr_counter" if register == "counter" else "wrmsr_selector")
-            own = guest.counter[c] if register == "counter" else self._loaded(c)
-            hardware.write(register, c, own if step["value"] == "guest" else 0)
-
-    def _toggle_status(self) -> None:
-        """Only the bits that differ, through STATUS_RESET and STATUS_SET."""
-        hardware = self.machine.hardware
-        toggle = self.guest.status ^ self._status_read
-        if self._status_read & toggle:
-            self.access("wrmsr_global")
-            hardware.status &= ~(self._status_read & toggle)
-        if self.guest.status & toggle:
-            self.access("wrmsr_global")
-            hardware.status |= self.guest.status & toggle
-
-    def _write(self, step: Mapping[str, Any]) -> None:
-        """WRMSR of a global register."""
-        hardware = self.machine.hardware
-        register, conditional = step["register"], "if" in step
-        if register == "global_ctrl":
-            self.access("wrmsr_global")
-            if step["value"] == "zero":
-                hardware.global_ctrl = 0
-            # With the guest's value GuestOnly lets nothing count before the entry.
-        elif register == "global_status_set":
-            self.access("wrmsr_global")
-            hardware.status |= self.guest.status
-        elif register == "global_ovf_ctrl":
-            if self._status_read:
-                self.access("wrmsr_global")
-                hardware.status &= ~self._status_read
-        elif not conditional or self._loaded_fixed_ctr_ctrl:
-            self.access("wrmsr_selector")
-            hardware.fixed_ctr_ctrl = self._loaded_fixed_ctr_ctrl if step["value"] == "guest" else 0

@@ -50,7 +50,8 @@ class Passing(Pmis):
     def _host_code(self, activity: int, cycles: int) -> None:
         step = self.clocks.ahead(activity, cycles)
         instant = self.clocks.wall
-        if self.host.samples and self.hardware.would_wrap(step, self.rates):
+        self.tally.breaches["host_counts"] += self.host.strays(step)
+        if self.hardware.global_ctrl and self.hardware.would_wrap(step, self.rates):
             instant += self._until_wrap(activity, cycles)
         for c in self._advance(step):
             self._overflow(c, instant)

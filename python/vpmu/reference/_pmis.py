@@ -66,11 +66,11 @@ class Pmis:
     def _overflow(self, c: int, instant: int | None = None) -> None:
         """A hardware counter wrapped, now or at an instant of host code."""
         self.hardware.status |= 1 << c
-        if instant is None:  # no guest counter counts host code
+        whose = "host" if any(event.in_hardware and event.counter == c for event in self.host.own) else "guest"
+        if instant is None or whose == "guest":
             self.note_overflow(self.design.guest_counter_behind(c))
         if not self.hardware.interrupts(c):
             return
-        whose = "host" if any(event.in_hardware and event.counter == c for event in self.host.own) else "guest"
         tally = self.tally.host_pmi if whose == "host" else self.tally.pmi
         tally["raised"] += 1
         if whose in self._whose:

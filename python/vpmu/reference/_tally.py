@@ -20,6 +20,10 @@ COST_OF_CLASS = {
 }
 
 
+#: What a switch sequence can leave behind, miss, or let count.
+BREACHES = ("selectors", "fixed_fields", "counters", "status", "lvtpc", "not_loaded", "host_counts")
+
+
 class Tally:
     """Everything that is only ever added to.
 
@@ -39,6 +43,7 @@ class Tally:
         self.handlers = 0
         self.reprograms = 0
         self.creates = 0
+        self.breaches = dict.fromkeys(BREACHES, 0)
         self.pmi = dict.fromkeys(("raised", "delivered", "coalesced", "lost", "skid_past_exit"), 0)
         self.host_pmi = dict.fromkeys(("raised", "handled", "coalesced", "lost"), 0)
         self.spent = dict.fromkeys((*COST_NAMES, "handling", "idle"), 0)

@@ -44,8 +44,8 @@ class Virtualized(Mediated):
 
     def load(self) -> None:
         """Nothing of the guest's is loaded here."""
-        super().load()
-        self.loaded = False
+        assert self.plan.sequence is not None
+        self._switcher.execute(self.plan.sequence.load)
 
     # PMIs go to the virtual APIC; the physical LVTPC is not involved.
 

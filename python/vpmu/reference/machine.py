@@ -74,6 +74,8 @@ class Machine(Passing):
         self._next_wall = 0
         self._wall_kind = 0
         self._filter_changes = list(plan.filter_changes)
+        #: Entries of MSR lists that an exit and an entry load.
+        self._list_loads = plan.sequence.list_loads if plan.sequence is not None else (0, 0)
 
     # The run.
 
@@ -150,6 +152,7 @@ class Machine(Passing):
             "creates": tally.creates,
             "rotations": self.host.rotations,
             "host_pmi": {**tally.host_pmi, "pending": int("host" in self._whose)},
+            "breaches": dict(tally.breaches),
             "stopped": "no-progress" if self._stopped else None,
         }
 
@@ -304,6 +307,8 @@ class Machine(Passing):
                 design.access("rdmsr")
             else:
                 self.pay(design.host_activity, "msr_list_entry")
+        for _ in range(self._list_loads[0]):
+            self.pay(design.host_activity, "msr_list_entry")
         self.arrival_check()
 
         switched = design.switches_at(kind == FASTPATH)
@@ -383,6 +388,8 @@ class Machine(Passing):
         if load:
             design.load()
             self.arrival_check()
+        for _ in range(self._list_loads[1]):
+            self.pay(design.host_activity, "msr_list_entry")
         self.pay(design.host_activity, "vm_entry")
         self.arrival_check()
         design.enter_guest()

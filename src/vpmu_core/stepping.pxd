@@ -1,0 +1,5 @@
+# Running a switch sequence step by step, and looking at what it leaves.
+from vpmu_core.state cimport machine_t
+
+cdef void run_steps(machine_t *m, int half) noexcept nogil
+cdef void watch_loaded(machine_t *m) noexcept nogil
