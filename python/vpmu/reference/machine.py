@@ -248,7 +248,9 @@ class Machine:
         self.tally.spent[name] += cycles
         while True:
             self.arrival_check()
-            piece = cycles if self._in_flight is None else min(cycles, self._in_flight - self.clocks.wall)
+            # What became due while the handler ran waits for the next check.
+            ahead = cycles if self._in_flight is None else self._in_flight - self.clocks.wall
+            piece = min(cycles, ahead) if ahead >= 0 else cycles
             piece = self._until_wrap(activity, piece)
             self._host_code(activity, piece)
             cycles -= piece
