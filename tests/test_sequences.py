@@ -371,6 +371,11 @@ def test_the_worked_example(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text.partition("```toml\n")[2].partition("```")[0])
     mine = vpmu.read_sequence(path)
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(path.read_text().replace('register = "selector" }', 'register = "selectr" }', 1))
+    with pytest.raises(vpmu.ScenarioError) as caught:
+        vpmu.read_sequence(wrong)
+    assert f"mine.toml{str(caught.value).removeprefix(str(wrong))}\n" in text
     result, raw = simulated(str(path), ("cycles:pinned:exclude_guest",))
     assert result.violations == ()
     assert not any(raw["breaches"].values())
