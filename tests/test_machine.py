@@ -26,7 +26,8 @@ def check_identities(result: dict) -> None:
     assert pmi["raised"] == pmi["delivered"] + pmi["coalesced"] + pmi["lost"] + pmi["pending"]
     pmi = result["host_pmi"]
     assert pmi["raised"] == pmi["handled"] + pmi["coalesced"] + pmi["lost"] + pmi["pending"]
-    for row in (*result["counters"], *result["host"]):
+    # An unsafe sequence changes counters behind everybody's back, and is reported for it.
+    for row in (*result["counters"], *result["host"]) if not any(result["breaches"].values()) else ():
         assert row["value"] == row["ideal"] - sum(row["losses"].values()) + sum(row["gains"].values())
 
 

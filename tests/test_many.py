@@ -65,7 +65,13 @@ def test_seeds_are_numpys(seed, purpose):
 
 
 @pytest.mark.parametrize("engine", ["lazy", "stepwise"])
-@pytest.mark.parametrize("design", ["none", "bare-metal", "emulated", "mediated,scope=every-exit", "dedicated"])
+@pytest.mark.parametrize(
+    "design",
+    [
+        *("none", "bare-metal", "emulated", "mediated,scope=every-exit", "dedicated"),
+        *("mediated,sequence=rfc-v1-2024", "mediated,sequence=rfc-v1-reviewed"),  # done step by step
+    ],
+)
 def test_a_row_is_what_the_scenario_alone_gives(design, engine):
     host = ("cycles:pinned:exclude_guest",) if design.startswith("mediated") else ()
     base = dataclasses.replace(BASE, design=vpmu.design(design), host_perf=host)

@@ -357,11 +357,17 @@ class Mediated(FilteredDesign):
                 "KVM mediates from PMU version 4 on (IA32_PERF_GLOBAL_STATUS_SET); "
                 f"{cpu.name} has version {cpu.version}"
             )
-        if self.switch().stores_in_list is False and not cpu.exit_save_global_ctrl:
-            return f"sequence {self.sequence} saves GLOBAL_CTRL by a VM-exit control that {cpu.name} lacks"
+        if missing := self._missing_control(cpu):
+            return missing
         if not cpu.full_width_writes:
             return f"KVM mediates only with full-width counter writes, which {cpu.name} lacks"
         return admit(host_perf, vm_first)[0]
+
+    def _missing_control(self, cpu: CpuModel) -> str:
+        """Why the sequence cannot save GLOBAL_CTRL as it wants to; empty if it can."""
+        if self.switch().stores_in_list is False and not cpu.exit_save_global_ctrl:
+            return f"sequence {self.sequence} saves GLOBAL_CTRL by a VM-exit control that {cpu.name} lacks"
+        return ""
 
     def stores_global_ctrl(self, cpu: CpuModel, guest: CpuModel) -> bool:
         """On CPUs without VM-exit save (all of AMD's), or if the sequence says so; not if the guest's writes exit."""

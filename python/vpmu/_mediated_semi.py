@@ -49,4 +49,4 @@ class MediatedSemi(Mediated):
             return f"counters above 2**31 cannot be restored without full-width writes, which {cpu.name} lacks"
         if cpu.version < 4 and self.switch().needs_status_set:
             return f"sequence {self.sequence} writes IA32_PERF_GLOBAL_STATUS_SET, which {cpu.name} lacks"
-        return admit(host_perf, vm_first)[0]
+        return self._missing_control(cpu) or admit(host_perf, vm_first)[0]

@@ -2,4 +2,3 @@
 from vpmu_core.state cimport machine_t
 
 cdef void run_steps(machine_t *m, int half) noexcept nogil
-cdef void watch_loaded(machine_t *m) noexcept nogil

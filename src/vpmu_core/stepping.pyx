@@ -227,7 +227,7 @@ cdef void _watch_left(machine_t *m) noexcept nogil:
     m.watch.breaches[BREACH_LVTPC] += not m.hardware.lvtpc & LVTPC_NMI
 
 
-cdef void watch_loaded(machine_t *m) noexcept nogil:
+cdef void _watch_loaded(machine_t *m) noexcept nogil:
     """At the end of a load: what is not as the guest is to have it."""
     cdef uint32_t left = m.guest.slots
     cdef uint64_t missing = 0
@@ -281,5 +281,7 @@ cdef void run_steps(machine_t *m, int half) noexcept nogil:
             m.blind = False
         else:
             _write(m, o, 0, &reads)
-    if not looked:
+    if half == 0:
+        _watch_loaded(m)
+    elif not looked:
         _watch_left(m)

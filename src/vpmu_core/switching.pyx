@@ -167,12 +167,12 @@ cdef inline uint64_t _run_straight(machine_t *m, const straight_t *all, const ui
 cdef inline void _run_program(machine_t *m, int half, const program_t *p) noexcept nogil:
     cdef uint64_t *tallies = m.ops[m.phase][ORIGIN_HYPERVISOR]
     cdef uint64_t writes
-    if m.steps != NULL:
-        run_steps(m, half)
-        return
     m.runs[m.phase][half] += 1
     if p.straight.possible and not m.has_host and m.pmi_arrival == NEVER:
         writes = _run_straight(m, &p.straight, m.straight_cycles[half])
+    elif m.steps != NULL:
+        run_steps(m, half)  # there are no blocks
+        return
     else:
         writes = _run_blocks(m, p, m.block_cycles[half])
     tallies[OP_WRMSR_COUNTER] += writes & FIELD

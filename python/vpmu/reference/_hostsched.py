@@ -290,6 +290,7 @@ class HostScheduler:
             self.set_state(event, ACTIVE)
         if chosen:
             self.write_fixed_ctr_ctrl()
+        if possible and self._machine.design.has_host:
             self._hardware.global_ctrl = self.host_global_ctrl()
 
     def reschedule(self, out: Sequence[HostEvent], candidates: Iterable[HostEvent]) -> None:

@@ -18,7 +18,6 @@ from vpmu_core.kinds cimport (
 from vpmu_core.kvmpmu cimport access_registers, counting_at, recompute_counting
 from vpmu_core.resident cimport access_resident, request_for_each, retire_resident, write_resident_controls
 from vpmu_core.unit cimport LVTPC_NMI, bits_of, slots_of, width_mask
-from vpmu_core.stepping cimport watch_loaded
 from vpmu_core.switching cimport load_guest, put_guest
 from vpmu_core.counting cimport spend
 from vpmu_core.state cimport access_t, design_t, machine_t
@@ -95,8 +94,6 @@ cdef void mediated_put(machine_t *m) noexcept nogil:
 cdef void mediated_load(machine_t *m) noexcept nogil:
     load_guest(m)
     m.guest_in_hardware = True
-    if m.steps != NULL:
-        watch_loaded(m)
 
 
 cdef void _cede(machine_t *m) noexcept nogil:
