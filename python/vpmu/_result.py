@@ -23,6 +23,7 @@ CAUSES: dict[str, str] = {
     "wrong_counter": "a guest counter's selector was put on a hardware counter that counts something else",
     "multiplexed": "a guest event waited for its turn: there are more events than counters",
     "throttled": "the guest's kernel had stopped an event with too many samples up to its next tick",
+    "overwritten": "its counter ran on between the host handler's read and the write of its next period",
 }
 
 #: How a note begins that the kernel would give as a WARN().
