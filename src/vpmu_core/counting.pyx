@@ -106,6 +106,7 @@ cdef void count_host_time(machine_t *m, int a, uint64_t cycles) noexcept nogil:
     if not m.samples_host:
         m.stray_counts += wrapped != 0
     while wrapped:
+        _note_host_overflow(m, lowest_bit(wrapped), m.wall + first)
         wrapped &= wrapped - 1
         _raise_pmi(m, FLIGHT_HOST, m.wall + first)
 
@@ -188,6 +189,13 @@ cdef uint32_t _own_slots(const machine_t *m) noexcept nogil:
     return slots
 
 
+cdef void _note_host_overflow(machine_t *m, int slot, uint64_t instant) noexcept nogil:
+    cdef int i
+    for i in range(m.host_events):
+        if m.host_event[i].slot == slot:
+            m.host_event[i].overflow_at = instant
+
+
 cdef void _note_overflows(machine_t *m, uint32_t wrapped) noexcept nogil:
     """When each guest counter overflowed: the one with the same number, or the one that a host event backs."""
     cdef int slot, i, counter
@@ -198,6 +206,8 @@ cdef void _note_overflows(machine_t *m, uint32_t wrapped) noexcept nogil:
             if m.host_event[i].guest_slot >= 0 and m.host_event[i].slot == slot:
                 counter = m.host_event[i].guest_slot
         m.overflow_at[counter] = m.wall
+        _note_host_overflow(m, slot, m.wall)
+
 
 cdef void _rate_counted(machine_t *m, int a, uint32_t on) noexcept nogil:
     """Bring counted_rate of a guest activity up to date with the slots that count it."""

@@ -2,7 +2,7 @@
 """Host perf samples: intel_pmu_handle_irq(), __perf_event_account_interrupt(), perf_event_task_tick()."""
 from vpmu_core._types cimport NEVER, int64_t, uint32_t, uint64_t, uint128_t
 from vpmu_core.counting cimport first_host_wrap, host_activity, host_advance, spend, tally
-from vpmu_core.hostperf cimport set_period, update_count
+from vpmu_core.hostperf cimport expect_host, set_period, update_count
 from vpmu_core.hostsched cimport TASK, host_nibble, set_tick, spend_ops, write_global_ctrl, host_global_ctrl
 from vpmu_core.kinds cimport (
     COST_HOST_NMI, COST_HOST_SAMPLE, COST_PERF_TICK, COST_RDMSR, COST_WRMSR, COST_WRMSR_LVTPC, EFFECT_NMI,
@@ -58,6 +58,7 @@ cdef void _adjust(host_event_t *e, uint64_t nanoseconds, uint64_t count) noexcep
     if e.perf.period == 0:
         e.perf.period = 1
     if e.perf.period_left > 8 * e.perf.period:
+        e.zeroed += e.perf.period_left
         e.perf.period_left = 0
 
 
@@ -65,6 +66,7 @@ cdef void _sample(machine_t *m, host_event_t *e, uint64_t wall, work_t *work) no
     cdef uint64_t tick = wall // m.tick
     cdef int64_t now, passed
     e.samples += 1
+    e.late += m.wall - e.overflow_at  # no counter counts any more, and no cost has been spent since
     work.samples += 1
     e.interrupts = e.interrupts + 1 if e.interrupts and tick == e.sample_tick else 1
     e.sample_tick = tick
@@ -102,6 +104,7 @@ cdef void host_nmi_handler(machine_t *m) noexcept nogil:
         work.counters += 1
         mask = width_mask(&m.hardware, e.slot)
         update_count(&e.perf, m.hardware.counter[e.slot], mask)
+        expect_host(e)
         hit = set_period(&e.perf, mask, <int64_t>(mask >> 1), &e.perf.previous)
         m.hardware.counter[e.slot] = e.perf.previous
         if e.guest_slot < 0:
@@ -168,7 +171,9 @@ cdef void _tick_context(machine_t *m, int task) noexcept nogil:
             counted = e.perf.count - e.tick_count
             e.tick_count = e.perf.count
             if counted:
+                expect_host(e)
                 _adjust(e, m.tick_ns, counted)
+                e.zeroed = 0  # the next statement starts a period
                 set_period(&e.perf, mask, <int64_t>(mask >> 1), &e.perf.previous)
                 m.hardware.counter[e.slot] = e.perf.previous
                 work.counters += 1
@@ -200,6 +205,8 @@ cdef void host_code(machine_t *m, int a, uint64_t cycles) noexcept nogil:
         return
     while True:
         check_arrival(m)
+        while m.pmi_arrival <= m.wall:
+            check_arrival(m)  # one that the handler's own last cycles have raised
         d = min(cycles, m.pmi_arrival - m.wall)
         d = first_host_wrap(m, a, d)
         host_advance(m, a, d)

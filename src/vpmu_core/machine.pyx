@@ -545,5 +545,7 @@ cdef class Machine:
             "enabled": e.enabled,
             "running": e.running,
             "samples": e.samples,
+            "expected": e.expected,
+            "late": e.late,
             "throttled": e.throttlings,
         }

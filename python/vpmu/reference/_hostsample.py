@@ -28,6 +28,7 @@ def adjust_period(event: HostEvent, nanoseconds: int, count: int) -> None:
     event.perf.period += away if wanted >= event.perf.period else -away
     event.perf.period = event.perf.period or 1
     if event.perf.left > 8 * event.perf.period:
+        event.taken += event.perf.left
         event.perf.left = 0
 
 
@@ -116,6 +117,7 @@ class HostSampler(HostScheduler):
         machine.pay(HYPERVISOR, "host_nmi")
         self._access("wrmsr_global", HYPERVISOR)
         hardware.global_ctrl = 0
+        stopped = machine.clocks.wall
         self._access("rdmsr", HYPERVISOR)
         status = hardware.status
         self._access("wrmsr_global", HYPERVISOR)
@@ -129,11 +131,13 @@ class HostSampler(HostScheduler):
                 self._access("rdpmc", HYPERVISOR)
                 self._update(event)
                 self._access("wrmsr_counter", HYPERVISOR)
+                event.expect()
                 hit = self._reload(event)
                 if event.backs is not None:
                     overflowed.append(event.backs)
                 elif hit and event.sampling:
                     self._take_sample(event, began)
+                    event.late += stopped - event.overflowed_at
         self._access("rdmsr", HYPERVISOR)
         if hardware.fixed_ctr_ctrl != fixed_ctr_ctrl:
             self._access("wrmsr_selector", HYPERVISOR)
@@ -174,7 +178,9 @@ class HostSampler(HostScheduler):
                 self._update(event)
                 counted, event.tick_count = event.perf.count - event.tick_count, event.perf.count
                 if counted:
+                    event.expect()
                     adjust_period(event, self._machine.plan.tick_ns, counted)
+                    event.taken = 0
                     self._access("wrmsr_counter", activity)
                     self._reload(event)
             self._switch(event, True, activity)

@@ -244,6 +244,8 @@ class Machine:
         self.tally.spent[name] += cycles
         while True:
             self.arrival_check()
+            while self._in_flight is not None and self._in_flight <= self.clocks.wall:
+                self.arrival_check()
             piece = cycles if self._in_flight is None else min(cycles, self._in_flight - self.clocks.wall)
             piece = self._until_wrap(activity, piece)
             self._host_code(activity, piece)
@@ -519,6 +521,9 @@ class Machine:
         """A hardware counter wrapped, now or at an instant of host code."""
         self.hardware.status |= 1 << c
         self.note_overflow(self.design.guest_counter_behind(c))
+        for event in self.host.own:
+            if event.in_hardware and event.counter == c:
+                event.overflowed_at = self.clocks.wall if instant is None else instant
         if not self.hardware.interrupts(c):
             return
         whose = "host" if any(event.in_hardware and event.counter == c for event in self.host.own) else "guest"
