@@ -261,7 +261,9 @@ def test_host_events_in_turns_and_throttled() -> None:
     assert f"there are 5 others (scaled by its times, as perf does, it is {result.host_events[0].scaled:,})" in turns
     throttles = result.raw["host"][5]["throttled"]
     assert throttles > 0
-    assert f"perf throttled it {throttles} times for its {result.host_events[5].samples:,} samples" in sampling
+    sampler = result.host_events[5]
+    assert f"perf throttled it {throttles} times for its {sampler.samples:,} samples" in sampling
+    assert f"Of {sampler.samples_expected:,} samples expected, {sampler.samples:,} were taken" in sampling
     refused = vpmu.simulate(
         vpmu.Scenario(design="mediated", host_perf=["cycles"], vm_first=True, seconds="0.001")
     ).explain("host cycles")

@@ -16,6 +16,7 @@ from test_machine import check_identities
 import vpmu
 from vpmu import testing
 from vpmu._plan import Plan, PlannedExit, PlannedHostEvent, Stream
+from vpmu._scenario import plan
 from vpmu.reference import machine as slow
 
 ORIGINS = ("rdmsr", "rdpmc", "wrmsr_counter", "wrmsr_selector", "wrmsr_global", "wrmsr_lvtpc")
@@ -58,6 +59,45 @@ def test_the_skid_counts_towards_the_next_period() -> None:
     result = run(quiet(sampler(1000), skid=30))
     assert result["host"][0]["samples"] == 399
     assert result["host_pmi"] == {"raised": 400, "handled": 399, "coalesced": 0, "lost": 0, "pending": 1}
+
+
+def test_samples_expected_and_how_late_they_come() -> None:
+    """A period that has ended is due a sample; its PMI comes after the skid, and its handler costs nothing here."""
+    for skid in (0, 30, 400):
+        (row,) = run(quiet(sampler(1000), end=400_500, skid=skid))["host"]
+        assert row["late"] == skid * row["samples"]
+        assert row["expected"] == 400
+        assert row["samples"] == 400
+    # What the handler's entry takes is part of it, and a period shorter than that loses samples.
+    planned = quiet(sampler(1000), end=400_500)
+    slow_entry = dataclasses.replace(planned, costs=planned.costs | {"host_nmi": 4500, "wrmsr": 100})
+    (row,) = run(slow_entry)["host"]
+    assert row["late"] == 4600 * row["samples"]
+    # 4600 past its end: four more periods have ended, and perf starts anew (x86_perf_event_set_period()).
+    assert row["expected"] == 5 * row["samples"] == 340
+
+
+def test_a_longer_period_by_frequency_does_not_make_expected_samples_of_the_old_one() -> None:
+    """perf_adjust_period() takes what is left of a long period away: it is still one period that ends."""
+    for freq in (1000, 5000, 20_000):
+        (row,) = run(quiet(sampler(40_000_000 // freq, freq), end=2_000_000))["host"]
+        assert row["expected"] - row["samples"] in (0, 1)
+        assert row["samples"] > 3
+
+
+def test_a_pmi_that_is_raised_in_the_last_cycles_of_a_handler_is_handled_before_what_it_interrupted() -> None:
+    """GLOBAL_CTRL is on again when LVTPC is unmasked; with two samplers one can wrap there."""
+    scenario = vpmu.Scenario(
+        design="emulated",
+        cpu="skylake",
+        workload="fio-4k-read",
+        guest_perf=(),
+        host_perf=["cycles:pinned:exclude_guest:period=10007", "instructions:period=10007:exclude_guest"],
+        seconds="0.001",
+    )
+    first, second = run(plan(scenario))["host"]
+    assert (first["samples"], second["samples"]) == (first["expected"], second["expected"])
+    assert second["late"] < 3600 * second["samples"]
 
 
 def test_what_a_host_pmi_writes() -> None:

@@ -111,7 +111,7 @@ def test_sequences_are_for_one_vendors_registers() -> None:
     assert plan(scenario(design="mediated", cpu="skylake")).sequence == vpmu.sequence("linux-7.0")
     for cpu, name, fitting in (
         ("genoa", "linux-7.0-no-elision", "linux-7.0-amd"),
-        ("skylake", "linux-7.0-amd", "linux-7.0, linux-7.0-no-elision, semi-v2"),
+        ("skylake", "linux-7.0-amd", "every-register, linux-7.0, linux-7.0-autostore"),
     ):
         with pytest.raises(vpmu.ScenarioError, match=f"sequence {name} is for .*, not {cpu}; use {fitting}"):
             vpmu.simulate(scenario(cpu=cpu, design=f"mediated,sequence={name}"))

@@ -29,7 +29,7 @@ class Counter:
     samples_expected : int
         Periods that have ended; those without a sample are lost.
     samples_late : int
-        Wall cycles from overflow to sample, of all samples together.
+        Wall cycles from overflow to sample (host: to where its handler stops the PMU), of all samples together.
     throttled : int
         How often the guest's kernel has stopped it.
     enabled, running : int

@@ -229,17 +229,18 @@ _WORDS: dict[str, Callable[[_Case], _Words]] = {
 
 def _samples(case: _Case) -> str:
     counter = case.counter
-    if not case.of_guest:
-        return f"It took {_plural(counter.samples, 'sample')}." if counter.samples else ""
     if not counter.samples_expected and not counter.samples:
         return ""
     lost = counter.samples_expected - counter.samples
     said = f"Of {_plural(counter.samples_expected, 'sample')} expected, {counter.samples:,} were taken"
     if lost > 0:
         said += f" and {lost:,} lost ({share(lost, counter.samples_expected)})"
-        pmi = case.result.raw["pmi"]
+        pmi = case.result.raw["pmi" if case.of_guest else "host_pmi"]
+        whose = "guest" if case.of_guest else "host"
         if pmi["lost"] or pmi["pending"]:
-            said += f"; of the guest's PMIs {pmi['lost']:,} were lost and {pmi['pending']:,} were under way at the end"
+            said += (
+                f"; of the {whose}'s PMIs {pmi['lost']:,} were lost and {pmi['pending']:,} were under way at the end"
+            )
     if counter.samples:
         late = _plural(mean(counter.samples_late, counter.samples), "cycle")
         said += f"; on average one came {late} after its overflow"

@@ -150,7 +150,7 @@ def _flags(row: dict[str, Any], extra: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _counter(event: str, row: dict[str, Any], reasons: list[str], extra: tuple[str, ...]) -> Counter:
-    """Make one of a row of the machine's; a host event's does not say which samples were expected."""
+    """Make one of a row of the machine's."""
     return Counter(
         event,
         row["value"],
@@ -160,8 +160,8 @@ def _counter(event: str, row: dict[str, Any], reasons: list[str], extra: tuple[s
         _flags(row, extra),
         "; ".join(reasons),
         samples=row["samples"],
-        samples_expected=row.get("expected", 0),
-        samples_late=row.get("late", 0),
+        samples_expected=row["expected"],
+        samples_late=row["late"],
         throttled=row.get("throttles", 0),
         enabled=row["enabled"],
         running=row["running"],

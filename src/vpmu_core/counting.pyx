@@ -125,6 +125,10 @@ cdef void count_host_time(machine_t *m, int a, uint64_t cycles) noexcept nogil:
     while left:
         m.overflow_at[lowest_bit(left)] = m.wall + cycles
         left &= left - 1
+    left = wrapped
+    while left:
+        _note_host_overflow(m, lowest_bit(left), m.wall + first)
+        left &= left - 1
     wrapped &= m.hardware.interrupt
     while wrapped:
         _raise_pmi(m, FLIGHT_HOST if own >> lowest_bit(wrapped) & 1 else FLIGHT_GUEST, m.wall + first)
@@ -209,6 +213,13 @@ cdef uint32_t _own_slots(const machine_t *m) noexcept nogil:
     return slots
 
 
+cdef void _note_host_overflow(machine_t *m, int slot, uint64_t instant) noexcept nogil:
+    cdef int i
+    for i in range(m.host_events):
+        if m.host_event[i].slot == slot:
+            m.host_event[i].overflow_at = instant
+
+
 cdef void _note_overflows(machine_t *m, uint32_t wrapped) noexcept nogil:
     """When each guest counter overflowed: the one with the same number, or the one that a host event backs."""
     cdef int slot, i, counter
@@ -219,6 +230,8 @@ cdef void _note_overflows(machine_t *m, uint32_t wrapped) noexcept nogil:
             if m.host_event[i].guest_slot >= 0 and m.host_event[i].slot == slot:
                 counter = m.host_event[i].guest_slot
         m.overflow_at[counter] = m.wall
+        _note_host_overflow(m, slot, m.wall)
+
 
 cdef void _rate_counted(machine_t *m, int a, uint32_t on) noexcept nogil:
     """Bring counted_rate of a guest activity up to date with the slots that count it."""

@@ -1,6 +1,6 @@
 # Host perf: its events, where they count, what scheduling them in and out costs (docs/machine.md, section 7.1).
 from vpmu_core._types cimport int64_t, uint64_t
-from vpmu_core.perfevents cimport perf_count_t
+from vpmu_core.perfevents cimport host_event_t, perf_count_t
 from vpmu_core.state cimport machine_t
 
 
@@ -10,6 +10,14 @@ cdef inline void update_count(perf_count_t *perf, uint64_t raw, uint64_t mask) n
     perf.count += delta
     perf.period_left -= <int64_t>delta
     perf.previous = raw
+
+
+cdef inline void expect_host(host_event_t *e) noexcept nogil:
+    # Periods of a sampling event that have ended, before its counter is written anew.
+    cdef int64_t left = e.perf.period_left + e.zeroed
+    e.zeroed = 0
+    if e.sampling and left <= 0:
+        e.expected += 1 + <uint64_t>(-left // e.perf.period)
 
 
 cdef inline bint set_period(perf_count_t *perf, uint64_t mask, int64_t max_period, uint64_t *armed) noexcept nogil:

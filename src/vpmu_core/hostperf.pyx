@@ -54,6 +54,7 @@ cdef void read_host_events(machine_t *m) noexcept nogil:
         e = &m.host_event[i]
         if e.guest_slot < 0 and e.slot >= 0:
             update_count(&e.perf, m.hardware.counter[e.slot], width_mask(&m.hardware, e.slot))
+        expect_host(e)
         set_state(m, e, e.state)
 
 

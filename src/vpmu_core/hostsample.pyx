@@ -3,7 +3,7 @@
 from vpmu_core._types cimport NEVER, int64_t, uint32_t, uint64_t, uint128_t
 from vpmu_core.counting cimport first_host_wrap, host_activity, host_advance, spend, tally
 from vpmu_core.hostdriver cimport host_pmu_disable, host_pmu_enable, spend_rdmsr
-from vpmu_core.hostperf cimport set_period, update_count
+from vpmu_core.hostperf cimport expect_host, set_period, update_count
 from vpmu_core.hostsched cimport TASK, host_nibble, set_tick, spend_ops, write_global_ctrl, host_global_ctrl
 from vpmu_core.kinds cimport (
     CAUSE_OVERWRITTEN, COST_HOST_NMI, COST_HOST_SAMPLE, COST_PERF_TICK, COST_WRMSR, COST_WRMSR_LVTPC, EFFECT_NMI,
@@ -59,6 +59,7 @@ cdef void _adjust(host_event_t *e, uint64_t nanoseconds, uint64_t count) noexcep
     if e.perf.period == 0:
         e.perf.period = 1
     if e.perf.period_left > 8 * e.perf.period:
+        e.zeroed += e.perf.period_left
         e.perf.period_left = 0
 
 
@@ -127,11 +128,13 @@ cdef bint _handle_v1(machine_t *m, uint64_t wall) noexcept nogil:
                 continue
             spend_ops(m, 0, 1, 0, 0)
             e.losses[CAUSE_OVERWRITTEN] += (m.hardware.counter[slot] - e.perf.previous) & mask
+            expect_host(e)
             hit = set_period(&e.perf, mask, <int64_t>(mask >> 1), &e.perf.previous)
             m.hardware.counter[slot] = e.perf.previous
             if e.guest_slot >= 0:
                 accepted = _overflows(m, e) or accepted
             elif hit and e.sampling:
+                e.late += m.wall - e.overflow_at
                 _sample_v1(m, e, wall)
     return accepted
 
@@ -164,10 +167,12 @@ cdef void host_nmi_handler(machine_t *m) noexcept nogil:
         if not overflowed:
             continue
         work.counters += 1
+        expect_host(e)
         hit = set_period(&e.perf, mask, <int64_t>(mask >> 1), &e.perf.previous)
         m.hardware.counter[e.slot] = e.perf.previous
         if e.guest_slot < 0:
             if hit and e.sampling:
+                e.late += m.wall - e.overflow_at  # no counter counts any more, and no cost has been spent since
                 _sample(m, e, wall, &work)
             continue
         accepted = _overflows(m, e) or accepted
@@ -232,7 +237,9 @@ cdef void _tick_context(machine_t *m, int task) noexcept nogil:
             counted = e.perf.count - e.tick_count
             e.tick_count = e.perf.count
             if counted:
+                expect_host(e)
                 _adjust(e, m.tick_ns, counted)
+                e.zeroed = 0  # the next statement starts a period
                 set_period(&e.perf, mask, <int64_t>(mask >> 1), &e.perf.previous)
                 m.hardware.counter[e.slot] = e.perf.previous
                 work.counters += 1

@@ -3,7 +3,7 @@
 from vpmu_core._types cimport NEVER, int8_t, int64_t, lowest_bit, popcount32, uint32_t, uint64_t
 from vpmu_core.counting cimport exhausted, host_activity, host_advance, spend, tally
 from vpmu_core.hostdriver cimport host_pmu_disable, host_pmu_enable, spend_rdmsr
-from vpmu_core.hostperf cimport set_period, update_count
+from vpmu_core.hostperf cimport expect_host, set_period, update_count
 from vpmu_core.kinds cimport (
     BLIND, COST_PERF_RESCHED_EVENT, COST_PERF_ROTATE, COST_PERF_TASK_SWITCH, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC,
     GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HOST_ACTIVE, HOST_ERROR, HOST_INACTIVE, IDLE, KERNEL, OP_RDPMC,
@@ -227,6 +227,7 @@ cdef void _put_in(machine_t *m, host_event_t *e, int slot) noexcept nogil:
     cdef uint64_t mask = width_mask(&m.hardware, slot)
     e.slot = slot
     e.previous_slot = slot
+    expect_host(e)
     set_period(&e.perf, mask, <int64_t>(mask >> 1), &e.perf.previous)
     if e.throttled:
         # event_sched_in(): who comes back is not throttled any more.

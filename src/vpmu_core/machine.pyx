@@ -251,5 +251,7 @@ cdef class Machine(Planned):
             "enabled": e.enabled,
             "running": e.running,
             "samples": e.samples,
+            "expected": e.expected,
+            "late": e.late,
             "throttled": e.throttlings,
         }

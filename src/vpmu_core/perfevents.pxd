@@ -85,6 +85,10 @@ cdef struct host_event_t:
     uint64_t interrupts  # samples of one tick
     uint64_t sample_tick  # that tick
     uint64_t throttlings
+    uint64_t expected  # periods that have ended
+    uint64_t late  # wall cycles from overflow to NMI handler, of all samples
+    uint64_t overflow_at  # wall instant of its counter's last overflow
+    int64_t zeroed  # what perf_adjust_period() has taken from period_left
     uint64_t tick_count  # its count when the tick last looked
     int64_t sample_time  # of its last sample, in nanoseconds
     uint8_t sampling

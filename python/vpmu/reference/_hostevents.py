@@ -64,6 +64,10 @@ class HostEvent:
         self.interrupts, self.sample_tick, self.sample_time = 0, 0, 0
         self.throttled = False
         self.throttlings = 0
+        #: Periods that have ended; cycles from overflows to the handler; when its counter last overflowed.
+        self.expected, self.late, self.overflowed_at = 0, 0, 0
+        #: What perf_adjust_period() has taken from what is left of the period under way.
+        self.taken = 0
         #: Its count when the tick last looked.
         self.tick_count = 0
         self.pinned, self.task = pinned, task
@@ -84,6 +88,12 @@ class HostEvent:
         self.ideal = 0
         self.losses: dict[str, int] = {}
         self.gains: dict[str, int] = {}
+
+    def expect(self) -> None:
+        """A period that has ended is due a sample; the counter is about to be written anew."""
+        left, self.taken = self.perf.left + self.taken, 0
+        if self.sampling and left <= 0:
+            self.expected += 1 + -left // self.perf.period
 
     def counts_level(self, activity: int) -> bool:
         """Whether it counts at the privilege level of an activity."""

@@ -148,6 +148,7 @@ class HostPerf(HostSampler):
         for event in self.own:
             if event.in_hardware:
                 self._update(event)
+            event.expect()
             self.set_state(event, event.state)
         return [
             {
@@ -159,6 +160,8 @@ class HostPerf(HostSampler):
                 "enabled": event.enabled,
                 "running": event.running,
                 "samples": event.samples,
+                "expected": event.expected,
+                "late": event.late,
                 "throttled": event.throttlings,
             }
             for event in self.own

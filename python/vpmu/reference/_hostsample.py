@@ -29,6 +29,7 @@ def adjust_period(event: HostEvent, nanoseconds: int, count: int) -> None:
     event.perf.period += away if wanted >= event.perf.period else -away
     event.perf.period = event.perf.period or 1
     if event.perf.left > 8 * event.perf.period:
+        event.taken += event.perf.left
         event.perf.left = 0
 
 
@@ -119,6 +120,7 @@ class HostSampler(HostScheduler):
             return self._handle_amd_nmi(began)
         self._access("wrmsr_global", HYPERVISOR)
         hardware.global_ctrl = 0
+        stopped = machine.clocks.wall
         self._access("rdmsr", HYPERVISOR)
         status = hardware.status
         self._access("wrmsr_global", HYPERVISOR)
@@ -132,11 +134,13 @@ class HostSampler(HostScheduler):
                 self._access("rdpmc", HYPERVISOR)
                 self._update(event)
                 self._access("wrmsr_counter", HYPERVISOR)
+                event.expect()
                 hit = self._reload(event)
                 if event.backs is not None:
                     overflowed.append(event.backs)
                 elif hit and event.sampling:
                     self._take_sample(event, began)
+                    event.late += stopped - event.overflowed_at
         self._access("rdmsr", HYPERVISOR)
         if self._fixed_ctr_ctrl != fixed_ctr_ctrl:
             self._access("wrmsr_selector", HYPERVISOR)
@@ -151,10 +155,11 @@ class HostSampler(HostScheduler):
         """amd_pmu_v2_handle_irq() or amd_pmu_handle_irq(): every counter that is on is read."""
         machine, hardware = self._machine, self._hardware
         has_status = machine.plan.cpu.version >= 2
-        status = 0
+        status = stopped = 0
         if has_status:
             self._access("wrmsr_global", HYPERVISOR)
             hardware.global_ctrl = 0
+            stopped = machine.clocks.wall
             self._access("rdmsr", HYPERVISOR)
             status, hardware.status = hardware.status, 0
         else:
@@ -174,10 +179,12 @@ class HostSampler(HostScheduler):
             self._access("wrmsr_counter", HYPERVISOR)
             # Without a global register counters run on.
             add(event.losses, "overwritten", (hardware.counter[c] - event.perf.previous) % hardware.modulus(c))
+            event.expect()
             hit = self._reload(event)
             if event.backs is not None:
                 overflowed.append(event.backs)
             elif hit and event.sampling:
+                event.late += (stopped if has_status else machine.clocks.wall) - event.overflowed_at
                 self._take_sample(event, began)
         if status:
             self._access("wrmsr_global", HYPERVISOR)  # the acknowledgement, at the end
@@ -217,7 +224,9 @@ class HostSampler(HostScheduler):
                 self._update(event)
                 counted, event.tick_count = event.perf.count - event.tick_count, event.perf.count
                 if counted:
+                    event.expect()
                     adjust_period(event, self._machine.plan.tick_ns, counted)
+                    event.taken = 0
                     self._access("wrmsr_counter", activity)
                     self._reload(event)
             if not is_fixed(event.counter or 0):

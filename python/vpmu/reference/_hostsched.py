@@ -119,6 +119,7 @@ class HostScheduler:
         c = event.counter
         assert c is not None
         hardware = self._hardware
+        event.expect()
         left, _ = event.perf.next_left(max_period(self._machine.plan.cpu, c))
         event.perf.previous = -left % hardware.modulus(c)
         hardware.counter[c] = event.perf.previous

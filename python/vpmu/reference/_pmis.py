@@ -67,6 +67,9 @@ class Pmis:
         """A hardware counter wrapped, now or at an instant of host code."""
         self.hardware.status |= 1 << c
         whose = "host" if any(event.in_hardware and event.counter == c for event in self.host.own) else "guest"
+        for event in self.host.own:
+            if event.in_hardware and event.counter == c:
+                event.overflowed_at = self.clocks.wall if instant is None else instant
         if instant is None or whose == "guest":
             self.note_overflow(self.design.guest_counter_behind(c))
         if not self.hardware.interrupts(c):
