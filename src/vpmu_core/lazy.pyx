@@ -188,7 +188,7 @@ cdef void _summarise(machine_t *m, uint32_t kind) noexcept nogil:
     s.handling_activity = BLIND if copy.clock[BLIND] - m.clock[BLIND] > s.clock[BLIND] else HYPERVISOR
     _exit_on_copy(m, copy, e, 0, 1)
     s.may_idle = (
-        _take_filtered(m, copy) == s.filtered and _only_time_passed(m, copy)
+        not m.shares and _take_filtered(m, copy) == s.filtered and _only_time_passed(m, copy)
         and _advanced(&m.hardware, &copy.hardware, &again) and again == s.counted
         and copy.wall - m.wall == s.wall + 1 and _same_accesses(m, copy, s)
     )
@@ -492,10 +492,11 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
     horizon = _horizon(m, m.counting_instructions | m.ideal_instructions, &budget)
     course.work = m.work
     course.idle = m.clock[IDLE]
-    course.running = m.wall - course.idle
+    course.running = m.wall - course.idle - m.others
     course.most_work = m.work + min(horizon, NEVER - m.work)
     course.most_running = m.next_wall
-    course.end = min(min(m.end, m.filter_due), min(min(m.next_mux, m.next_tick), m.next_timer))
+    course.end = min(min(m.end, m.filter_due), min(min(m.next_mux, m.next_tick), min(m.next_timer, m.preempt_at)))
+    course.end -= min(m.others, course.end)
     if m.work + m.left >= course.most_work:
         return 0
     if m.trace.gap != NULL:
@@ -515,7 +516,7 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
     m.spent[SPENT_IDLE] += course.idle - m.clock[IDLE]
     m.clock[IDLE] = course.idle
     m.work = course.work
-    m.wall = course.running + course.idle
+    m.wall = course.running + course.idle + m.others
     for i in range(lazy.summaries):
         n = lazy.kind[i].skipped
         if n:

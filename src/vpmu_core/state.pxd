@@ -251,3 +251,12 @@ cdef struct machine_s:
     uint64_t accesses[PHASES][2][OP_CLASSES]  # of guest perf: direct, trapped
     uint64_t spent[SPENT]
     uint64_t stray_counts  # host-mode wraps, which cannot happen
+    # other vCPUs on the logical CPU (logicalcpu.pxd)
+    bint shares  # there are some
+    bint joins  # the logical CPU runs already when this vCPU starts: the host's events have their places
+    bint gives_way  # workload code stopped for another vCPU
+    uint64_t preempt_at  # wall instant from which it does, NEVER if nobody waits
+    uint64_t others  # cycles for which other vCPUs had the CPU
+    uint64_t windows  # of these, cycles of guest code or with guest state loaded
+    uint64_t preemptions
+    uint64_t leftovers  # counters that were left counting for a guest when its thread left the CPU
