@@ -224,6 +224,19 @@ def test_a_put_that_leaves_counters_enabled_is_caught(left):
         check(result)
 
 
+def test_a_load_that_leaves_counters_as_they_are_shows_one_guest_the_others_counts():
+    """No counter is written at load: the next guest reads what the last one counted, and the ledger does not close."""
+    good = vpmu.sequence("linux-7.0")
+    load = [step for step in good.load if "wrmsr" not in str(dict(step)) or "counter" not in str(dict(step))]
+    assert len(load) < len(good.load)
+    leaky = vpmu.Sequence("leaky", "", "", tuple(load), good.put)
+    guests = (("sysbench-cpu", ["stat:branches"]), ("hackbench", ["stat:branches"]))
+    result = run(planned("mediated", *guests, end=2_000_000, tick=TICK, time_slice=TICK, sequence=leaky))
+    assert any(event["value"] != event["ideal"] for row in result["vcpus"] for event in row["counters"])
+    with pytest.raises(AssertionError):
+        check(result)
+
+
 def _zeroes(step, left):
     if left == "fixed":
         return "fixed_ctr_ctrl" in str(dict(step)) and "zero" in str(dict(step))

@@ -230,6 +230,7 @@ cdef void run_vcpus(logical_cpu_t *cpu) noexcept nogil:
         if m.gives_way:
             m.gives_way = False
             m.preemptions += 1
+            m.tick_exits += 1
             _note_exit(&cpu.seat[cpu.current], exit_begins(m, KERNEL, False, 0), 0, False, False)
             spend(m, COST_INTERRUPT_EXIT)
             _switch(cpu, True)

@@ -259,4 +259,5 @@ cdef struct machine_s:
     uint64_t others  # cycles for which other vCPUs had the CPU
     uint64_t windows  # of these, cycles of guest code or with guest state loaded
     uint64_t preemptions
+    uint64_t tick_exits  # of these, those that took an exit of their own
     uint64_t leftovers  # counters that were left counting for a guest when its thread left the CPU

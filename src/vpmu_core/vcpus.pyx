@@ -159,5 +159,6 @@ cdef class LogicalCpu:
             "stolen": stolen,
             "turns": seat.turns,
             "preemptions": copy.preemptions,
+            "tick_exits": copy.tick_exits,
             "leftovers": copy.leftovers,
         }

@@ -26,7 +26,7 @@ class _Thread:
         self.sleeps_to: int | None = None
         #: Instant from which it waits or sleeps, and that from which it only waits.
         self.left_at = self.waits_from = 0
-        self.slept = self.stolen = self.turns = self.preemptions = 0
+        self.slept = self.stolen = self.turns = self.preemptions = self.tick_exits = 0
         #: Kind, CPL and emulation of the exit in which it left, and whether that was one of the workload.
         self.exit = (KERNEL, 0, False)
         self.of_workload = False
@@ -128,6 +128,7 @@ class LogicalCpu:
         self._leave_for_tick(machine)
         thread.exit, thread.of_workload = (KERNEL, 0, False), False
         thread.preemptions += 1
+        thread.tick_exits += 1
         self._switch(preempted=True)
 
     @staticmethod
@@ -198,6 +199,7 @@ class LogicalCpu:
                     "stolen": thread.stolen + stolen,
                     "turns": thread.turns,
                     "preemptions": thread.preemptions,
+                    "tick_exits": thread.tick_exits,
                     "leftovers": machine.leftovers,
                 }
             )
