@@ -248,6 +248,11 @@ class Scenario:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that makes a run again, the design apart; plain values, as JSON has them."""
+        turns = {
+            "vcpus": [vcpu.to_dict() for vcpu in self.vcpus],
+            "slice_ms": float(self.slice_ms),
+            "wakeup_preemption": self.wakeup_preemption,
+        }
         return {
             "cpu": self.cpu.name,
             "workload": self.workload.name,
@@ -265,9 +270,7 @@ class Scenario:
             "enable_mediated_pmu": self.enable_mediated_pmu,
             "guest_hz": self.guest_hz,
             "guest_kernel": self.guest_kernel,
-            "vcpus": [vcpu.to_dict() for vcpu in self.vcpus],
-            "slice_ms": float(self.slice_ms),
-            "wakeup_preemption": self.wakeup_preemption,
+            **(turns if self.vcpus else {}),
         }
 
     def placement(self) -> tuple[int, ...]:
