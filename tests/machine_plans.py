@@ -107,10 +107,16 @@ def filters(draw, codes: list[int], end: int) -> tuple[PlannedFilter | None, tup
 
 
 @st.composite
-def plans(draw, designs: tuple[str, ...] = (), cpus: tuple[str, ...] = ("emeraldrapids", "icelake", "skylake")) -> Plan:
+def plans(
+    draw,
+    designs: tuple[str, ...] = (),
+    cpus: tuple[str, ...] = ("emeraldrapids", "icelake", "skylake"),
+    tight: bool | None = None,
+) -> Plan:
     """Random plans; a good part of them directed at edges: rate 0, share 0 and all, long skid, gap and cost 0."""
     design = draw(st.sampled_from(designs or all_designs()))
-    tight = draw(st.booleans())  # costs and gaps of a few cycles, so that things happen in the same one
+    if tight is None:
+        tight = draw(st.booleans())  # costs and gaps of a few cycles, so that things happen in the same one
     cpu = vpmu.cpu(draw(st.sampled_from(cpus)))
     low, high = sorted(draw(st.tuples(*[st.sampled_from([0, 1, 2] if tight else [0, 1, 40, 600, 5000])] * 2)))
     cpu = dataclasses.replace(cpu, skid=vpmu.Skid(low, high))

@@ -106,15 +106,22 @@ def vcpus(draw: st.DrawFn, most: int = 4) -> Planned:
     """One to four vCPUs of one design, each with random exits, rates, perf and event filter of its own."""
     spec = draw(st.sampled_from(SHARED))
     preset = draw(st.sampled_from(["emeraldrapids", "icelake", "skylake"]))
-    first = draw(plans((spec,), (preset,)))
+    tight = draw(st.booleans())
+    first = draw(plans((spec,), (preset,), tight))
+    # Long enough for set-ups and many turns, short enough for the slow machine.
+    first = dataclasses.replace(first, end=draw(st.sampled_from([4000, 9000] if tight else [90_000, 400_000])))
+    first = dataclasses.replace(first, tick=draw(st.sampled_from([7, 500] if tight else [2000, 20_000])))
     host = tuple(dataclasses.replace(event, task=False) for event in first.host_events)
+    shared = ("cpu", "costs", "end", "tick", "tick_ns", "mux_interval", "max_samples_per_tick", "least_period")
     made = []
-    for number in range(draw(st.integers(1, most))):
-        one = draw(plans((spec,), (preset,))) if number else first
-        exits = (*one.exits[:2], dataclasses.replace(one.exits[2], idle=0), *one.exits[3:])  # the third is the host's
-        exits = (dataclasses.replace(exits[0], idle=draw(st.sampled_from([0, 3, 700]))), *exits[1:])
+    for number in range(draw(st.sampled_from([1, 2, 2, 3, most]))):
+        one = draw(plans((spec,), (preset,), tight)) if number else first
+        idle = [0, 3, 100] if tight else [0, 700, 30_000]
+        exits = (dataclasses.replace(one.exits[0], idle=draw(st.sampled_from(idle))), *one.exits[1:])
+        exits = (*exits[:2], dataclasses.replace(exits[2], idle=0), *exits[3:])  # the third is the host's
         trace = draw(st.none() | st.none() | traces())
-        shared = ("cpu", "costs", "end", "tick", "tick_ns", "mux_interval", "max_samples_per_tick", "least_period")
         one = dataclasses.replace(one, **{name: getattr(first, name) for name in shared})
         made.append(dataclasses.replace(one, host_events=host, exits=exits, trace=trace))
-    return Planned(tuple(made), draw(st.sampled_from([1, 7, 2000, 30_000])), draw(st.booleans()))
+    return Planned(
+        tuple(made), draw(st.sampled_from([1, 40, 700] if tight else [1, 2000, 30_000])), draw(st.booleans())
+    )

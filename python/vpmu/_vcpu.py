@@ -21,8 +21,8 @@ MAX_VCPUS = 64
 class Vcpu:
     """A vCPU that shares its logical CPU; what is None is the scenario's.
 
-    KVM has an event filter and a guest's PMU (CPUID) for each VM. All other options of a design are the host kernel's: they
-    may differ here from vCPU to vCPU, to be compared side by side.
+    KVM has an event filter and a guest's PMU (CPUID) for each VM. All other options of a design are the host kernel's:
+    they may differ here from vCPU to vCPU, to be compared side by side.
 
     Parameters
     ----------

@@ -65,7 +65,8 @@ class Pmis:
     def _overflow(self, c: int, instant: int | None = None) -> None:
         """A hardware counter wrapped, now or at an instant of host code."""
         self.hardware.status |= 1 << c
-        self.note_overflow(self.design.guest_counter_behind(c))
+        if instant is None:  # in host code only the host's own events overflow
+            self.note_overflow(self.design.guest_counter_behind(c))
         if not self.hardware.interrupts(c):
             return
         whose = "host" if any(event.in_hardware and event.counter == c for event in self.host.own) else "guest"
