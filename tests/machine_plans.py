@@ -119,11 +119,17 @@ def filters(
 
 
 @st.composite
-def plans(draw) -> Plan:
+def plans(
+    draw,
+    designs: tuple[str, ...] = (),
+    cpus: tuple[str, ...] = (),
+    tight: bool | None = None,
+) -> Plan:
     """Random plans; a good part of them directed at edges: rate 0, share 0 and all, long skid, gap and cost 0."""
-    design = draw(st.sampled_from(all_designs()))
-    tight = draw(st.booleans())  # costs and gaps of a few cycles, so that things happen in the same one
-    cpu = vpmu.cpu(draw(st.sampled_from(cpus_for(design))))
+    design = draw(st.sampled_from(designs or all_designs()))
+    if tight is None:
+        tight = draw(st.booleans())  # costs and gaps of a few cycles, so that things happen in the same one
+    cpu = vpmu.cpu(draw(st.sampled_from(cpus or cpus_for(design))))
     low, high = sorted(draw(st.tuples(*[st.sampled_from([0, 1, 2] if tight else [0, 1, 40, 600, 5000])] * 2)))
     cpu = dataclasses.replace(cpu, skid=vpmu.Skid(low, high))
     if design.startswith("mediated-semi"):

@@ -162,7 +162,7 @@ def test_wrong_types_in_recording_are_refused(path: str, key: str, kind: str, tm
         ("seed = 0x" + "f" * 5000, "64 bits"),
         (f"costs = {{wrmsr = {1 << 64}}}", "64 bits"),
         ("seed = 18446744073709551616", "64 bits"),
-        ('cpus = "skylake"', "did you mean cpu"),
+        ('cpus = "skylake"', "did you mean vcpus or cpu"),
         ('desing = "none"', "did you mean design"),
         ('cpu = "skylakes"', "did you mean skylake"),
         ('design = "mediate"', "did you mean mediated"),

@@ -72,6 +72,8 @@ if TYPE_CHECKING:
     from ._sequences import sequences as sequences
     from ._simulate import compare as compare
     from ._simulate import simulate as simulate
+    from ._vcpu import Vcpu as Vcpu
+    from ._vcpu_result import VcpuResult as VcpuResult
     from ._version import __version__ as __version__
     from ._virtualized import Virtualized as Virtualized
     from ._workload import EventRates as EventRates
@@ -138,6 +140,8 @@ _HOME = {
     "Counter": "vpmu._counter",
     "Result": "vpmu._result",
     "Scenario": "vpmu._scenario",
+    "Vcpu": "vpmu._vcpu",
+    "VcpuResult": "vpmu._vcpu_result",
     "Sequence": "vpmu._sequences",
     "read_sequence": "vpmu._sequences",
     "sequence": "vpmu._sequences",

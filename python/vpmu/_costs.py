@@ -47,6 +47,7 @@ COST_NAMES: tuple[str, ...] = (
     "perf_rotate",
     "host_sample",
     "perf_tick",
+    "vcpu_switch",
 )
 
 

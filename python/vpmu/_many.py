@@ -141,6 +141,8 @@ def _check_parameters(scenario: Scenario, parameters: npt.NDArray[np.void]) -> N
 def _checked(scenario: Scenario, where: str) -> Scenario:
     if not isinstance(scenario, Scenario):
         raise ScenarioError(f"{where} must be a Scenario, not {scenario!r}")
+    if scenario.vcpus:
+        raise ScenarioError(f"{where}: several vCPUs are not simulated in batches; use vpmu.simulate()")
     refusal = scenario.refusal()
     if refusal and not scenario.what_if:
         raise ScenarioError(f"{where}: {refusal}")

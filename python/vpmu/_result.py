@@ -10,6 +10,7 @@ from typing import Any
 
 from ._counter import Counter
 from ._scenario import Scenario
+from ._vcpu_result import VcpuResult, exits_by_reason
 
 #: Every cause that the ledger knows; docs/ledger.md has an example of each.
 CAUSES: dict[str, str] = {
@@ -60,6 +61,8 @@ class Result:
         Sentences that belong under the result.
     provenance : mapping
         Parameters that made it.
+    vcpus : tuple of VcpuResult
+        Each of several vCPUs; then ``counters`` are those of all, in their order, and ``raw`` is the sum.
     """
 
     scenario: Scenario
@@ -71,6 +74,7 @@ class Result:
     violations: tuple[str, ...]
     notes: tuple[str, ...]
     provenance: Mapping[str, Any]
+    vcpus: tuple[VcpuResult, ...] = ()
     _baselines: tuple[Result | None, Result | None] = field(default=(None, None), repr=False, compare=False)
 
     # -- guest work -----------------------------------------------------------------------------------------------
@@ -172,12 +176,7 @@ class Result:
         """Exits by perf's reason name, those that the PMU caused included."""
         if not self.raw:
             return {}
-        totals: dict[str, int] = {}
-        planned = zip(self.raw["exit_reasons"], self.raw["exits"], strict=True)
-        for reason, count in [*planned, *self.raw["pmu_exits"].items()]:
-            if count:
-                totals[reason] = totals.get(reason, 0) + count
-        return totals
+        return exits_by_reason(self.raw)
 
     @property
     def exits_per_second(self) -> float | None:
@@ -300,6 +299,7 @@ class Result:
             "host_blind_fraction": self.host_blind_fraction,
             "violations": list(self.violations),
             "notes": list(self.notes),
+            **({"vcpus": [vcpu.to_dict() for vcpu in self.vcpus]} if self.vcpus else {}),
         }
 
     def ledger(self) -> dict[str, Any]:
@@ -328,8 +328,6 @@ class Result:
 
 
 def _again(result: Result, **changes: Any) -> Result:
-    import dataclasses
-
     from ._simulate import simulate
 
-    return simulate(dataclasses.replace(result.scenario, **changes), engine=result.engine)
+    return simulate(result.scenario.changed(**changes), engine=result.engine)

@@ -35,6 +35,7 @@ from ._perf import (
 from ._plan import ACTIVITIES, Plan, PlannedExit, PlannedHostEvent, Stream, Trace
 from ._recorded import Recorded, positive_seconds
 from ._registry import design
+from ._vcpu import Vcpu, check_vcpus
 from ._workload import EventRates, Workload, check_integer
 from ._workload_file import workload
 
@@ -88,6 +89,15 @@ class Scenario:
         CONFIG_HZ of the guest's Linux: its tick adapts periods and throttles, and sets how often events take turns.
     guest_kernel : str
         Version of the guest's Linux, from ``"6.2"``: 6.10 has fewer accesses in a tick, 6.14 starts at longer periods.
+    vcpus : sequence of Vcpu, or int
+        Several vCPUs, each a guest of its own, that take turns on the logical CPU; a number of equal ones. What a
+        :class:`Vcpu` does not say is said here. ``()`` is one vCPU that has its logical CPU to itself.
+    slice_ms : number
+        After so many milliseconds a vCPU gives way to another that waits, at the host's next tick. 3 is the base slice
+        of Linux 6.6 to 6.14 (EEVDF) on 8 CPUs or more: ``sysctl_sched_base_slice`` 0.75 ms, times 1 + log2(8).
+    wakeup_preemption : bool
+        A vCPU that wakes gets the CPU at once, as with CFS; EEVDF lets the running one finish its slice
+        (``RUN_TO_PARITY``).
 
     Raises
     ------
@@ -111,6 +121,9 @@ class Scenario:
     enable_mediated_pmu: bool = True
     guest_hz: int = 250
     guest_kernel: str = "6.14"
+    vcpus: tuple[Vcpu, ...] = ()
+    slice_ms: Fraction = Fraction(3)
+    wakeup_preemption: bool = False
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -136,7 +149,7 @@ class Scenario:
             _check_type("host_perf", host_perf, HostEvent)
         if len(self.host_perf) > MAX_HOST_PERF:
             raise ScenarioError(f"{len(self.host_perf)} events of host_perf: at most {MAX_HOST_PERF} are simulated")
-        for name in ("vm_first", "what_if", "enable_mediated_pmu"):
+        for name in ("vm_first", "what_if", "enable_mediated_pmu", "wakeup_preemption"):
             if not isinstance(getattr(self, name), bool):
                 raise ScenarioError(f"{name} must be true or false, not {getattr(self, name)!r}")
         if self.guest_pmu is not None:
@@ -169,6 +182,45 @@ class Scenario:
         self.filter_changes()
         if self.design.has_guest_pmu:
             self.placement()
+        put("slice_ms", positive_seconds(self.slice_ms, "slice_ms"))
+        put("vcpus", check_vcpus(self.vcpus))
+        self.guests()
+
+    def guests(self) -> tuple[Scenario, ...]:
+        """A scenario for each vCPU, as if it had the logical CPU to itself; this one if there is no other vCPU."""
+        if not self.vcpus:
+            return (self,)
+        if any(event.task for event in self.host_perf):
+            raise ScenarioError(
+                "host_perf: events of a vCPU's thread are not simulated beside several vCPUs; leave out :task"
+            )
+        made = []
+        for number, vcpu in enumerate(self.vcpus):
+            try:
+                guest = dataclasses.replace(self, vcpus=(), **vcpu.given())
+            except ScenarioError as error:
+                raise ScenarioError(f"vCPU {number}: {error}") from None
+            if guest.design.name != self.design.name:
+                raise ScenarioError(
+                    f"vCPU {number}: design {guest.design.name} is not the scenario's, {self.design.name}; vCPUs of "
+                    "one logical CPU have one host, so only the design's options may differ"
+                )
+            if isinstance(guest.workload, Recorded) and guest.workload.trace_seconds is not None:
+                raise ScenarioError(
+                    f"vCPU {number}: {guest.workload.name} is replayed once, which needs a CPU of its own; add repeat"
+                )
+            made.append(guest)
+        return tuple(made)
+
+    def changed(self, **changes: Any) -> Scenario:
+        """The scenario with other values, for all of its vCPUs."""
+        vcpus = tuple(vcpu.without(set(changes)) for vcpu in self.vcpus)
+        return dataclasses.replace(self, vcpus=vcpus, **changes)
+
+    @property
+    def slice_cycles(self) -> int:
+        """The time slice in wall cycles, at least one."""
+        return max(int(self.slice_ms * self.cpu.core_hz.value / 1000), 1)
 
     @property
     def end_cycles(self) -> int:
@@ -196,6 +248,11 @@ class Scenario:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that makes a run again, the design apart; plain values, as JSON has them."""
+        turns = {
+            "vcpus": [vcpu.to_dict() for vcpu in self.vcpus],
+            "slice_ms": float(self.slice_ms),
+            "wakeup_preemption": self.wakeup_preemption,
+        }
         return {
             "cpu": self.cpu.name,
             "workload": self.workload.name,
@@ -213,6 +270,7 @@ class Scenario:
             "enable_mediated_pmu": self.enable_mediated_pmu,
             "guest_hz": self.guest_hz,
             "guest_kernel": self.guest_kernel,
+            **(turns if self.vcpus else {}),
         }
 
     def placement(self) -> tuple[int, ...]:
@@ -242,7 +300,16 @@ class Scenario:
                 "nobody has opted in: KVM's module parameter enable_mediated_pmu is off, which is its default; the "
                 "administrator sets it for all VMs when the module is loaded"
             )
-        return self.design.refusal(self.cpu, self.host_perf, self.vm_first)
+        return self.unshared() or self.design.refusal(self.cpu, self.host_perf, self.vm_first)
+
+    def unshared(self) -> str:
+        """Why several vCPUs cannot share the logical CPU in this design; empty if they can."""
+        if len(self.vcpus) < 2 or (self.design.has_host and not self.design.cedes_pmu):
+            return ""
+        return (
+            f"{self.design.name} leaves the PMU to one guest, so no other vCPU can have a turn on its logical CPU "
+            "(mediated,scope=vcpu-sched switches the PMU with the threads)"
+        )
 
     def fails(self, event: HostEvent) -> bool:
         """Whether perf_event_open fails with EOPNOTSUPP: a mediated VM exists and the event includes guests."""
@@ -341,11 +408,11 @@ def _end(scenario: Scenario, trace: Trace | None, costs: CostModel) -> int:
     return min(max(scenario.end_cycles, last + 1), MAX_CYCLES - 1)
 
 
-def _seeds(seed: int) -> dict[str, tuple[int, int, int]]:
+def seeds(seed: int, vcpu: int = 0) -> dict[str, tuple[int, int, int]]:
     """One stream per (seed, scenario, vCPU, purpose); a scenario simulated alone is number 0, so is its only vCPU."""
     words = {}
     for purpose, name in enumerate(("work", "wall", "skid")):
-        state = np.random.SeedSequence(seed, spawn_key=(0, 0, purpose)).generate_state(3, np.uint64).tolist()
+        state = np.random.SeedSequence(seed, spawn_key=(0, vcpu, purpose)).generate_state(3, np.uint64).tolist()
         words[name] = (state[0], state[1], state[2])
     return words
 
@@ -409,7 +476,7 @@ def plan(scenario: Scenario) -> Plan:
         work=work,
         wall=wall,
         trace=trace,
-        seeds=_seeds(scenario.seed),
+        seeds=seeds(scenario.seed),
         guest_events=guest_events,
         host_events=host,
         sequence=design.switch_on(scenario.cpu),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vpmu_core.machine import Machine
@@ -12,12 +12,15 @@ from ._breaches import breach_sentences
 from ._counter import Counter
 from ._designs import Design
 from ._errors import ScenarioError, UnknownName
+from ._logical_cpu import plans, together
+from ._logical_cpu import run as run_vcpus
 from ._perf import HostEvent
 from ._plan import Plan
 from ._registry import design
 from ._registry import designs as _all_designs
 from ._result import WARNING, Result, few_blocking_exits
 from ._scenario import Scenario, plan
+from ._vcpu_result import VcpuResult
 from ._version import __version__
 from ._why import guest_starved, host_waits
 
@@ -73,25 +76,25 @@ def simulate(
     if engine not in ENGINES:
         raise UnknownName("engine", engine, ENGINES)
     refusal = scenario.refusal()
-    if refusal and not scenario.what_if:
+    if refusal and (not scenario.what_if or scenario.unshared()):
         return _refused(scenario, engine, refusal, _baselines)
-    planned = plan(scenario)
-    raw = _run_reference(planned) if engine == "reference" else _run_compiled(planned, engine, progress)
-    raw["exit_reasons"] = [e.reason for e in planned.exits]
-    raw["blocking_exits"] = _blocking(planned, raw)
-    raw.setdefault("stray_counts", 0)  # the slow machine has none to count
     forced = _forced(scenario, refusal)
     hypothetical = ("hypothetical",) if forced else ()
-    counters = tuple(
-        _guest_counter(i, on.counter, row, scenario, raw, hypothetical)
-        for i, (on, row) in enumerate(zip(planned.guest_events, raw["counters"], strict=True))
+    planned, rows, current = _run(scenario, engine, progress)
+    guests = scenario.guests()
+    vcpus = tuple(
+        _vcpu(number, guest, one, row, hypothetical)
+        for number, (guest, one, row) in enumerate(zip(guests, planned, rows, strict=True))
     )
+    raw = together(rows, current) if scenario.vcpus else rows[0]
+    counters = tuple(counter for vcpu in vcpus for counter in vcpu.counters)
     hosts = tuple(
         _host_counter(i, event, row, scenario, raw, hypothetical)
         for i, (event, row) in enumerate(
             zip(scenario.host_perf if scenario.design.has_host else (), raw["host"], strict=True)
         )
     )
+    notes = [_notes(vcpu.scenario, forced, vcpu.counters, vcpu.raw) for vcpu in vcpus]
     return Result(
         scenario=scenario,
         engine=engine,
@@ -100,10 +103,48 @@ def simulate(
         host_events=hosts,
         raw=raw,
         violations=_violations(raw, counters + hosts),
-        notes=_notes(scenario, forced, counters, raw),
+        notes=_of_all(notes),
         provenance=_provenance(scenario, engine),
+        vcpus=vcpus if scenario.vcpus else (),
         _baselines=_baselines,
     )
+
+
+def _run(scenario: Scenario, engine: str, progress: Progress | None) -> tuple[list[Plan], list[dict[str, Any]], int]:
+    """The plans, a row of totals for each vCPU, and which of them had the CPU at the end."""
+    if len(scenario.vcpus) > 1:
+        planned = list(plans(scenario))
+        out = run_vcpus(scenario, planned, engine, progress)
+        rows, current = out["vcpus"], out["current"]
+    else:
+        planned = [plan(scenario.guests()[0])]
+        rows = [_run_reference(planned[0]) if engine == "reference" else _run_compiled(planned[0], engine, progress)]
+        current = 0
+        if scenario.vcpus:
+            rows[0].update(dict.fromkeys(("others", "slept", "stolen", "preemptions", "tick_exits", "leftovers"), 0))
+            rows[0]["turns"] = 1
+    for one, row in zip(planned, rows, strict=True):
+        row["exit_reasons"] = [e.reason for e in one.exits]
+        row["blocking_exits"] = _blocking(one, row)
+        row.setdefault("stray_counts", 0)  # the slow machine has none to count
+    return planned, rows, current
+
+
+def _vcpu(number: int, guest: Scenario, planned: Plan, row: dict[str, Any], extra: tuple[str, ...]) -> VcpuResult:
+    counters = tuple(
+        _guest_counter(i, on.counter, event, guest, row, extra)
+        for i, (on, event) in enumerate(zip(planned.guest_events, row["counters"], strict=True))
+    )
+    return VcpuResult(number, guest, counters, row, _violations(row, counters))
+
+
+def _of_all(notes: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """Notes on several vCPUs: what is said of all of them once, the rest with its number."""
+    if len(notes) == 1:
+        return notes[0]
+    common = [note for note in notes[0] if all(note in other for other in notes)]
+    own = [f"vCPU {i}: {note}" for i, mine in enumerate(notes) for note in mine if note not in common]
+    return (*common, *own)
 
 
 def _refused(scenario: Scenario, engine: str, reason: str, baselines: tuple[Result | None, Result | None]) -> Result:
@@ -236,8 +277,13 @@ def _violations(raw: dict[str, Any], counters: tuple[Counter, ...]) -> tuple[str
     host = raw["host_pmi"]
     if host["raised"] != host["handled"] + host["coalesced"] + host["lost"] + host["pending"]:
         found.append(f"host PMI identity: {host}")
-    if sum(raw["clocks"]) != raw["w"]:
+    if sum(raw["clocks"]) + raw.get("others", 0) != raw["w"]:
         found.append("clocks: the activities do not add up to the wall clock")
+    if raw.get("leftovers"):
+        found.append(
+            f"leftovers: {raw['leftovers']} times a vCPU left the CPU with its counters enabled, so that they count "
+            "for the next one"
+        )
     if raw["stray_counts"]:
         found.append("isolation: a counter wrapped in host mode")
     return (*found, *breach_sentences(raw["breaches"], raw["switches"]))
@@ -251,7 +297,7 @@ def _forced(scenario: Scenario, refusal: str) -> str:
     return f"EOPNOTSUPP: host events that include guests ({', '.join(failing)}) fail beside it" if failing else ""
 
 
-def _notes(scenario: Scenario, forced: str, counters: tuple[Counter, ...], raw: dict[str, Any]) -> tuple[str, ...]:
+def _notes(scenario: Scenario, forced: str, counters: tuple[Counter, ...], raw: Mapping[str, Any]) -> tuple[str, ...]:
     notes = []
     lost = raw["pmi"]["lost"]
     hz = scenario.cpu.core_hz.value
@@ -336,7 +382,7 @@ def compare(
     wanted = [design(spec) for spec in (designs if designs is not None else _all_designs())]
 
     def run(made: Design, guest_perf: bool, baselines: tuple[Result | None, Result | None] = (None, None)) -> Result:
-        chosen = dataclasses.replace(scenario, design=made, guest_perf=scenario.guest_perf if guest_perf else ())
+        chosen = scenario.changed(design=made) if guest_perf else scenario.changed(design=made, guest_perf=())
         name = str(made)
         report = None if progress is None else (lambda at, end: progress(name, at, end))
         return simulate(chosen, engine, progress=report, _baselines=baselines)

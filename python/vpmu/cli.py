@@ -27,6 +27,7 @@ from ._result import Result
 from ._scenario import Scenario
 from ._sequence_listing import SEQUENCES_NOTE
 from ._simulate import ENGINES, compare, simulate
+from ._vcpu import Vcpu
 from ._version import __version__
 from ._workload import Workload
 from ._workload_file import rates_names, workload, workloads
@@ -116,9 +117,16 @@ def _parser() -> argparse.ArgumentParser:
         "A recording is [recording] with path, recorded_seconds, table, vcpus, vcpu, rates and repeat, in place of\n"
         "workload. [event_filter] has the keys of vpmu.EventFilter (action, events, fixed_counter_bitmap, masked) and\n"
         "tables [[event_filter.changes]] of the same with at, in seconds; or name a file of these keys, as does\n"
-        '  design = "mediated,event_filter=FILE.toml"',
+        '  design = "mediated,event_filter=FILE.toml"\n\n'
+        "Several vCPUs that take turns on the logical CPU are tables [[vcpu]]; what one leaves out is the scenario's:\n"
+        '  slice_ms = 3\n  [[vcpu]]\n  workload = "hackbench"\n  [[vcpu]]\n  guest_perf = ["stat:cycles"]\n'
+        "Keys: workload (or recording), guest_perf, design (the same one, with options of its own), event_filter,\n"
+        "guest_pmu, guest_hz, guest_kernel. vcpus = N, or --vcpus N, makes N equal ones.",
     )
     run.add_argument("scenario", metavar="SCENARIO.toml")
+    run.add_argument(
+        "--vcpus", type=int, metavar="N", help="N equal vCPUs on the logical CPU, for a file without [[vcpu]]"
+    )
     run.add_argument("--engine", default="lazy", metavar="E", help=f"{', '.join(ENGINES)}: same integers; lazy")
     _format(run, csv=False)
 
@@ -232,6 +240,8 @@ def _heading(scenario: Scenario) -> str:
     line = f"{scenario.workload.name} on {scenario.cpu.name}, {seconds:g} s, seed {scenario.seed}; guest perf: {perf}"
     if scenario.host_perf:
         line += f"; host perf: {', '.join(str(e) for e in scenario.host_perf)}"
+    if scenario.vcpus:
+        line += f"; {len(scenario.vcpus)} vCPUs, slice {float(scenario.slice_ms):g} ms"
     if isinstance(scenario.workload, Recorded):
         rates = scenario.workload.rates
         quality = {figure.name: figure.quality for figure in rates.figures}.get("user_share", "assumed")
@@ -283,7 +293,8 @@ def _compare(args: argparse.Namespace) -> int:
     return 0
 
 
-_SCENARIO_KEYS = (*(field.name for field in dataclasses.fields(Scenario)), "recording", "event_filter")
+_SCENARIO_KEYS = (*(field.name for field in dataclasses.fields(Scenario)), "recording", "event_filter", "vcpu")
+_VCPU_KEYS = (*(field.name for field in dataclasses.fields(Vcpu)), "recording", "event_filter")
 _RECORDING_KEYS = ("path", "recorded_seconds", "table", "vcpus", "vcpu", "rates", "repeat")
 
 
@@ -295,13 +306,18 @@ def _check_integers(value: object, path: str) -> None:
         _check_integers(item, path)
 
 
-def _scenario_file(path: str) -> Scenario:
-    """Read SCENARIO.toml; a recording's path is relative to the file."""
-    table = read_toml(path)
-    _check_integers(table, path)
+def _vcpu_table(table: dict[str, Any], number: int, scenario: dict[str, Any], path: str) -> Vcpu:
+    where = f"[[vcpu]] {number} in {path}"
     for key in table:
-        if key not in _SCENARIO_KEYS:
-            raise UnknownName(f"key of {path}", key, _SCENARIO_KEYS)
+        if key not in _VCPU_KEYS:
+            raise UnknownName(f"key of {where}", key, _VCPU_KEYS)
+    if "event_filter" in table and "design" not in table:
+        table = {"design": str(scenario.get("design", "mediated")), **table}
+    return Vcpu(**_arguments(table, where, os.path.dirname(path)))
+
+
+def _arguments(table: dict[str, Any], path: str, folder: str | None = None) -> dict[str, Any]:
+    """Arguments of a scenario or of a vCPU; a recording's path is relative to the file's folder."""
     arguments = dict(table)
     if "recording" in arguments:
         recording = arguments.pop("recording")
@@ -312,7 +328,11 @@ def _scenario_file(path: str) -> Scenario:
                 raise UnknownName(f"key of [recording] in {path}", key, _RECORDING_KEYS)
         options = {key: value for key, value in recording.items() if key != "path"}
         with progress_bar() as progress:
-            bound = read_recording(os.path.join(os.path.dirname(path), recording["path"]), **options, progress=progress)
+            bound = read_recording(
+                os.path.join(os.path.dirname(path) if folder is None else folder, recording["path"]),
+                **options,
+                progress=progress,
+            )
         for message in bound.messages:
             _say(message)
         arguments["workload"] = bound
@@ -335,17 +355,40 @@ def _scenario_file(path: str) -> Scenario:
         arguments["design"] = with_event_filter(
             arguments.get("design", "mediated"), arguments.pop("event_filter"), path
         )
+    return arguments
+
+
+def _scenario_file(path: str, vcpus: int | None = None) -> Scenario:
+    """Read SCENARIO.toml; a recording's path is relative to the file. ``vcpus``: so many equal ones."""
+    table = read_toml(path)
+    _check_integers(table, path)
+    for key in table:
+        if key not in _SCENARIO_KEYS:
+            raise UnknownName(f"key of {path}", key, _SCENARIO_KEYS)
+    arguments = _arguments(table, path)
+    given = arguments.pop("vcpu", None)
+    if given is not None and (vcpus is not None or "vcpus" in arguments):
+        raise ScenarioError(f"{path}: give [[vcpu]] tables, or a number of equal vCPUs, not both")
+    if vcpus is not None:
+        arguments["vcpus"] = vcpus
+    if "vcpus" in arguments and not isinstance(arguments["vcpus"], int):
+        raise ScenarioError(f"{path}: vcpus is a number of equal vCPUs; tables are called [[vcpu]]")
+    if given is not None:
+        if not isinstance(given, list) or not given or not all(isinstance(one, dict) for one in given):
+            raise ScenarioError(f"{path}: vcpu must be tables, [[vcpu]], one for each vCPU")
+        arguments["vcpus"] = tuple(_vcpu_table(one, i, arguments, path) for i, one in enumerate(given))
     if not isinstance(arguments.get("costs", {}), dict):
         raise ScenarioError(f"{path}: costs is a table of cycles by name ({', '.join(COST_NAMES[:3])}, …)")
     return Scenario(**arguments)
 
 
 def _run(args: argparse.Namespace) -> int:
-    scenario = _scenario_file(args.scenario)
+    scenario = _scenario_file(args.scenario, args.vcpus)
     name = str(scenario.design)
     console: Any = _console() if args.format == "table" else None
     with progress_bar() as progress:
-        _convert(scenario, progress)
+        for guest in scenario.guests():
+            _convert(guest, progress)
         result: Result = simulate(scenario, args.engine, progress=lambda at, end: progress(name, at, end))
     if args.format == "json":
         _print_json({**result.to_dict(), "ledger": result.ledger(), "provenance": dict(result.provenance)})

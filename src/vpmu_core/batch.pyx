@@ -10,7 +10,7 @@ from vpmu_core._types cimport uint32_t, uint64_t
 from vpmu_core.hostperf cimport read_host_events
 from vpmu_core.kinds cimport ACTIVITIES, CAUSES, COSTS, FLIGHT_GUEST, OP_CLASSES, ORIGINS, PHASES, PMU_EXITS, RUNNING
 from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
-from vpmu_core.machine cimport SLICE, Machine, begin, finish
+from vpmu_core.machine cimport SLICE, Machine, begin, finish, prepare
 from vpmu_core.perfevents cimport guest_event_t, host_event_t
 from vpmu_core.random cimport derive_seed, instant_of, sfc64_seed, stream_t
 from vpmu_core.state cimport machine_t
@@ -234,6 +234,7 @@ cdef class Template:
         _rewind(&m.work_stream, work_count, work_due)
         _rewind(&m.wall_stream, wall_count, wall_due)
         _set_parameters(m, columns, n, row)
+        prepare(m)
         begin(m)
         if self.skips:
             memset(&w.lazy.key, 0, sizeof(w.lazy.key))

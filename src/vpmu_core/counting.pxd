@@ -18,7 +18,8 @@ cdef inline int host_activity(const machine_t *m) noexcept nogil:
 
 
 cdef inline uint64_t running_clock(const machine_t *m) noexcept nogil:
-    return m.wall - m.clock[IDLE]
+    # Cycles for which the logical CPU ran for this vCPU and for the host.
+    return m.wall - m.clock[IDLE] - m.others
 
 
 cdef inline bint exhausted(const machine_t *m) noexcept nogil:

@@ -54,9 +54,9 @@ cdef uint64_t _context_time(const machine_t *m, const host_event_t *e) noexcept 
     # perf_event_context time: without the guest's (perf_load_guest_context()), a task's without its sleep.
     cdef uint64_t time = m.wall
     if m.design.put != NULL:
-        time -= m.clock[GUEST_USER] + m.clock[GUEST_KERNEL] + m.clock[GUEST_HANDLER] + m.clock[BLIND]
+        time -= m.clock[GUEST_USER] + m.clock[GUEST_KERNEL] + m.clock[GUEST_HANDLER] + m.clock[BLIND] + m.windows
     if e.klass & TASK:
-        time -= m.clock[IDLE] + m.asleep_busy
+        time -= m.clock[IDLE] + m.asleep_busy + m.others
     return time
 
 

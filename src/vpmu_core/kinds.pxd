@@ -60,10 +60,11 @@ cdef enum:  # cost_index: the order of vpmu._costs.COST_NAMES
     COST_PERF_ROTATE = 30
     COST_HOST_SAMPLE = 31
     COST_PERF_TICK = 32
-    COSTS = 33
-    SPENT_HANDLING = 33  # handling times of planned exits
-    SPENT_IDLE = 34
-    SPENT = 35
+    COST_VCPU_SWITCH = 33
+    COSTS = 34
+    SPENT_HANDLING = 34  # handling times of planned exits
+    SPENT_IDLE = 35
+    SPENT = 36
 
 cdef enum:  # op_class
     OP_RDMSR = 0

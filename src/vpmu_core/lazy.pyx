@@ -144,10 +144,11 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
         horizon = _horizon(m, m.counting_instructions | m.ideal_instructions, &budget)
     course.work = course.folded = m.work
     course.idle = m.clock[IDLE]
-    course.running = m.wall - course.idle
+    course.running = m.wall - course.idle - m.others
     course.most_work = m.work + min(horizon, NEVER - m.work)
     course.most_running = m.next_wall
-    course.end = min(min(m.end, m.filter_due), min(min(m.next_mux, m.next_tick), m.next_timer))
+    course.end = min(min(m.end, m.filter_due), min(min(m.next_mux, m.next_tick), min(m.next_timer, m.preempt_at)))
+    course.end -= min(m.others, course.end)
     if m.work + m.left >= course.most_work:
         return 0
     if m.trace.gap != NULL:
@@ -169,7 +170,7 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
     m.spent[SPENT_IDLE] += course.idle - m.clock[IDLE]
     m.clock[IDLE] = course.idle
     m.work = course.work
-    m.wall = course.running + course.idle
+    m.wall = course.running + course.idle + m.others
     for i in range(lazy.summaries):
         n = lazy.kind[i].skipped
         if n:

@@ -42,11 +42,11 @@ cdef object _counter_of(const host_event_t *e):
     return slot if slot < FIXED_SLOT else slot - FIXED_SLOT + 32
 
 
-cdef void begin(machine_t *m) noexcept nogil:
-    """From power-on to the first cycle of the workload: guest perf is set up."""
+cdef void prepare(machine_t *m) noexcept nogil:
+    """Power-on."""
     cdef int i
     m.budget = SLICE
-    m.pmi_arrival = NEVER
+    m.pmi_arrival = m.preempt_at = NEVER
     m.next_mux = m.next_tick = NEVER
     m.next_timer = NEVER
     for i in range(TIMERS):
@@ -55,6 +55,10 @@ cdef void begin(machine_t *m) noexcept nogil:
         m.vcpu[i].event = -1
     rate_slots(m)
     price_programs(m)
+
+
+cdef void begin(machine_t *m) noexcept nogil:
+    """From power-on to the first cycle of the workload: guest perf is set up."""
     m.phase = PHASE_SETUP
     start(m)
     set_up(m)
@@ -96,6 +100,7 @@ cdef class Machine(Planned):
         if engine == "template":
             return
         with nogil:
+            prepare(m)
             begin(m)
         if engine == "lazy":
             self._fill_lazy()
@@ -136,44 +141,56 @@ cdef class Machine(Planned):
             tally_switches(&self.m)
             memcpy(copy, &self.m, sizeof(machine_t))
             out = self._totals(&self.m)
-            exits = [self.m.exit_count[i] for i in range(self.n_exits)]
-            regular = [column.copy() for column in self.regular]
+            shared = self._shared()
             read_host_events(copy)
             out["holders"] = self._holders(copy)
-            out["host"] = [self._host(&copy.host_event[i]) for i in range(len(self.plan.host_events))]
+            out["host"] = self._hosts(copy)
             with nogil:
                 finish(copy)
                 tally_switches(copy)
-            # The copy shares the arrays: exit counts and regular arrivals.
-            for column, before in zip(self.regular, regular, strict=True):
-                column[...] = before
-            for i in range(self.n_exits):
-                self.m.exit_count[i] = exits[i]
-            out["exits"] = exits
-            out["ops"] = {
-                PHASE_NAMES[p]: {
-                    ORIGIN_NAMES[o]: {OP_NAMES[c]: copy.ops[p][o][c] for c in range(OP_CLASSES)} for o in range(ORIGINS)
-                }
-                for p in range(PHASES)
-            }
-            out["guest_accesses"] = {
-                PHASE_NAMES[p]: {
-                    way: {OP_NAMES[c]: copy.accesses[p][w][c] for c in range(OP_CLASSES)}
-                    for w, way in enumerate(("direct", "trapped"))
-                }
-                for p in range(PHASES)
-            }
-            out["counters"] = [self._counter(&copy.guest_event[i]) for i in range(copy.guest_events)]
-            out["stray_counts"] = copy.stray_counts
-            if self.plan.program:
-                out["program"] = [
-                    (self.m.program[i].value, self.m.program[i].ideal)
-                    for i, step in enumerate(self.plan.program)
-                    if self.m.program[i].applied and step.access in ("rdpmc", "global_status")
-                ]
+            self._restore(shared)
+            self._read(out, copy)
             return out
         finally:
             free(copy)
+
+    cdef object _shared(self):
+        """What a copy of the machine shares with it: exit counts and regular arrivals."""
+        return [self.m.exit_count[i] for i in range(self.n_exits)], [column.copy() for column in self.regular]
+
+    cdef _restore(self, shared):
+        for column, before in zip(self.regular, shared[1], strict=True):
+            column[...] = before
+        for i in range(self.n_exits):
+            self.m.exit_count[i] = shared[0][i]
+
+    cdef _read(self, out, const machine_t *copy):
+        """Add what a copy knows after the read-out."""
+        out["exits"] = [self.m.exit_count[i] for i in range(self.n_exits)]
+        out["ops"] = {
+            PHASE_NAMES[p]: {
+                ORIGIN_NAMES[o]: {OP_NAMES[c]: copy.ops[p][o][c] for c in range(OP_CLASSES)} for o in range(ORIGINS)
+            }
+            for p in range(PHASES)
+        }
+        out["guest_accesses"] = {
+            PHASE_NAMES[p]: {
+                way: {OP_NAMES[c]: copy.accesses[p][w][c] for c in range(OP_CLASSES)}
+                for w, way in enumerate(("direct", "trapped"))
+            }
+            for p in range(PHASES)
+        }
+        out["counters"] = [self._counter(&copy.guest_event[i]) for i in range(copy.guest_events)]
+        out["stray_counts"] = copy.stray_counts
+        if self.plan.program:
+            out["program"] = [
+                (self.m.program[i].value, self.m.program[i].ideal)
+                for i, step in enumerate(self.plan.program)
+                if self.m.program[i].applied and step.access in ("rdpmc", "global_status")
+            ]
+
+    cdef object _hosts(self, const machine_t *m):
+        return [self._host(&m.host_event[i]) for i in range(len(self.plan.host_events))]
 
     cdef object _totals(self, const machine_t *m):
         pending = (m.flight & FLIGHT_GUEST) + bool(m.vector_pending) + bool(m.pmi_requested)

@@ -266,3 +266,13 @@ cdef struct machine_s:
     const steps_t *steps  # load and put; NULL: as blocks
     bint keeps_counters  # two switches in a row are alike
     watch_t watch
+    # other vCPUs on the logical CPU (logicalcpu.pxd)
+    bint shares  # there are some
+    bint joins  # the logical CPU runs already when this vCPU starts: the host's events have their places
+    bint gives_way  # workload code stopped for another vCPU
+    uint64_t preempt_at  # wall instant from which it does, NEVER if nobody waits
+    uint64_t others  # cycles for which other vCPUs had the CPU
+    uint64_t windows  # of these, cycles of guest code or with guest state loaded
+    uint64_t preemptions
+    uint64_t tick_exits  # of these, those that took an exit of their own
+    uint64_t leftovers  # counters that were left counting for a guest when its thread left the CPU

@@ -220,7 +220,7 @@ cdef void summarise(machine_t *m, uint32_t kind) noexcept nogil:
     s.handling_activity = BLIND if copy.clock[BLIND] - m.clock[BLIND] > s.clock[BLIND] else HYPERVISOR
     _exit_on_copy(m, copy, e, 0, 1)
     s.may_idle = (
-        _as_summarised(m, copy, s, &again) and s.filtered == filtered and again == s.counted
+        not m.shares and _as_summarised(m, copy, s, &again) and s.filtered == filtered and again == s.counted
         and copy.wall - m.wall == s.wall + 1 and _same_accesses(m, copy, s)
     )
     s.filtered = filtered

@@ -14,6 +14,9 @@ cdef inline void check_arrival(machine_t *m) noexcept nogil:
 
 cdef void request_guest_pmi(machine_t *m) noexcept nogil
 cdef void pend_nmi(machine_t *m) noexcept nogil
+cdef void serve_timers(machine_t *m) noexcept nogil
+cdef int exit_begins(machine_t *m, int kind, bint emulates, uint64_t handling) noexcept nogil
+cdef void exit_ends(machine_t *m, int kind, int cpl, bint emulates, int effect, access_t *access) noexcept nogil
 cdef void vm_exit(
     machine_t *m, int kind, int cpl, bint emulates, uint64_t handling, uint64_t idle, int effect, access_t *access
 ) noexcept nogil

@@ -161,7 +161,7 @@ cdef void _due_interrupts(machine_t *m) noexcept nogil:
         _host_code(m, host_activity(m), handling)
 
 
-cdef void _serve_timers(machine_t *m) noexcept nogil:
+cdef void serve_timers(machine_t *m) noexcept nogil:
     """Those of host perf's timers that are due now."""
     cdef uint64_t now = m.wall, before = running_clock(m)
     if now >= m.next_mux:
@@ -179,7 +179,7 @@ cdef void _idle(machine_t *m, uint64_t idle) noexcept nogil:
     while idle:
         d = idle
         if (m.wall >= m.next_mux or m.wall >= m.next_tick) and timer_due(m):
-            _serve_timers(m)
+            serve_timers(m)
             continue
         if min(m.next_mux, m.next_tick) > m.wall and not m.blind:
             d = min(d, min(m.next_mux, m.next_tick) - m.wall)
@@ -225,19 +225,17 @@ cdef void _pass_list(machine_t *m, uint32_t n) noexcept nogil:
         n -= 1
 
 
-cdef void vm_exit(
-    machine_t *m, int kind, int cpl, bint emulates, uint64_t handling, uint64_t idle, int effect, access_t *access
-) noexcept nogil:
-    """One exit, from leaving guest mode to entering it again (docs/machine.md, section 4)."""
+cdef int exit_begins(machine_t *m, int kind, bint emulates, uint64_t handling) noexcept nogil:
+    """From leaving guest mode to the end of the handling (docs/machine.md, section 4, steps 1 to 5); return the kind of
+    exit that it has become."""
     cdef const design_t *design = m.design
-    cdef bint switches, refused = False
+    cdef bint refused = False
     m.in_guest = False
     design.leave(m)
     if kind == FASTPATH and emulates and design.refuses != NULL and design.refuses(m):
         kind = KERNEL
         refused = True
         m.refused += 1
-    switches = m.flags >> kind & 1
     spend(m, COST_VM_EXIT)
     if m.list_entry:
         if m.amd:
@@ -245,7 +243,7 @@ cdef void vm_exit(
         else:
             _pass_list(m, m.list_entry)
     check_arrival(m)
-    if switches:
+    if m.flags >> kind & 1:
         design.put(m)
         m.switches += 1
         check_arrival(m)
@@ -255,12 +253,12 @@ cdef void vm_exit(
         host_advance(m, host_activity(m), m.cost[COST_FASTPATH_REFUSED] - handling)
     if handling or kind == USERSPACE:
         _handle(m, handling, kind == USERSPACE)
-    if idle:
-        if design.block != NULL:
-            design.block(m)
-        _idle(m, idle)
-        if design.wake != NULL:
-            design.wake(m)
+    return kind
+
+
+cdef void exit_ends(machine_t *m, int kind, int cpl, bint emulates, int effect, access_t *access) noexcept nogil:
+    """From the effect of an exit, or the wake-up, to guest mode."""
+    cdef const design_t *design = m.design
     if effect == EFFECT_ACCESS:
         spend(m, COST_HANDLING_KERNEL)
         spend(m, COST_MSR_EMULATION)
@@ -279,7 +277,7 @@ cdef void vm_exit(
     # A request makes KVM leave its fastpath loop (kvm_vcpu_exit_request()).
     if kind != FASTPATH or m.reprogram or m.pmi_requested:
         if (m.wall >= m.next_mux or m.wall >= m.next_tick) and timer_due(m):
-            _serve_timers(m)
+            serve_timers(m)
         _due_interrupts(m)
         if m.wall >= m.filter_due and kind != FASTPATH and not m.finishing:
             change_filter(m)
@@ -294,7 +292,7 @@ cdef void vm_exit(
             spend(m, COST_PMI_INJECTION)
             _deliver_to_guest(m)
         check_arrival(m)
-    if switches:
+    if m.flags >> kind & 1:
         design.load(m)
         check_arrival(m)
     if m.entry_list:
@@ -304,6 +302,20 @@ cdef void vm_exit(
     design.enter(m)
     m.settled = m.settled_gp = m.settled_slots = 0
     m.in_guest = True
+
+
+cdef void vm_exit(
+    machine_t *m, int kind, int cpl, bint emulates, uint64_t handling, uint64_t idle, int effect, access_t *access
+) noexcept nogil:
+    """One exit, from leaving guest mode to entering it again (docs/machine.md, section 4)."""
+    cdef int handled_as = exit_begins(m, kind, emulates, handling)
+    if idle:
+        if m.design.block != NULL:
+            m.design.block(m)
+        _idle(m, idle)
+        if m.design.wake != NULL:
+            m.design.wake(m)
+    exit_ends(m, handled_as, cpl, emulates, effect, access)
 
 
 # -- guest code -------------------------------------------------------------------------------------------------------
@@ -319,6 +331,9 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
     while True:
         if m.stopped or (exhausted(m) and not m.finishing):
             m.stopped = STOPPED_NO_PROGRESS
+            return cycles
+        if m.wall >= m.preempt_at and kind == WORK:
+            m.gives_way = True
             return cycles
         if m.wall >= m.pmi_arrival:
             arrive(m)
@@ -363,7 +378,7 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
             if m.budget <= 0:
                 m.yielded = True
                 return cycles
-            bound = min(bound, min(m.end, m.next_timer) - m.wall)
+            bound = min(bound, min(min(m.end, m.preempt_at), m.next_timer) - m.wall)
         if cycles == 0:
             return 0
         if not left_alone:
@@ -389,7 +404,7 @@ cdef void start(machine_t *m) noexcept nogil:
     draw_work(m)
     m.next_wall = 0
     _draw_wall(m)
-    if m.design.start != NULL:
+    if m.design.start != NULL and not m.joins:
         m.design.start(m)
     if m.design.load != NULL:
         m.design.load(m)

@@ -29,17 +29,32 @@ class Clocks:
 
     def __init__(self, user_share: int) -> None:
         self.cycles = [0] * len(ACTIVITIES)
+        #: Cycles for which other vCPUs had the CPU, and of these those in which a guest had its PMU.
+        self.others = 0
+        self.windows = 0
         self._user_share = user_share
 
     @property
     def wall(self) -> int:
         """Cycles since the start, idle ones included."""
-        return sum(self.cycles)
+        return sum(self.cycles) + self.others
 
     @property
     def running(self) -> int:
-        """Wall cycles without the idle ones."""
-        return self.wall - self.cycles[IDLE]
+        """Wall cycles without the idle ones and without those of other vCPUs."""
+        return sum(self.cycles) - self.cycles[IDLE]
+
+    @property
+    def all_windows(self) -> int:
+        """Cycles in which any guest had its PMU: in it, or in the hypervisor."""
+        return self.windows + sum(self.cycles[activity] for activity in (*GUEST, BLIND))
+
+    def catch_up(self, before: Clocks) -> None:
+        """Stand where the clocks of the vCPU stand that had the CPU last."""
+        idle = before.cycles[IDLE] - self.cycles[IDLE]
+        self.others += before.wall - self.wall - idle
+        self.cycles[IDLE] += idle
+        self.windows += before.all_windows - self.all_windows
 
     def ahead(self, activity: int, cycles: int) -> Step:
         """The step in which one activity runs for some cycles; nothing moves yet."""

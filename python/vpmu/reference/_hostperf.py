@@ -50,6 +50,26 @@ class HostPerf(HostSampler):
         ]
         super().__init__(machine, own)
 
+    # Several vCPUs.
+
+    def share(self, other: HostPerf) -> None:
+        """The CPU's own events are those of another vCPU's machine."""
+        self.own = other.own
+
+    def take_over(self, before: HostPerf) -> None:
+        """The CPU's context goes on as another vCPU's machine left it."""
+        self.next_mux, self.next_tick = before.next_mux, before.next_tick
+        self.rotations = before.rotations
+        self._positions = before._positions
+        self._ever_placed = before._ever_placed
+        self._fixed_ctr_ctrl = before._fixed_ctr_ctrl
+        self._must_rotate[False] = before._must_rotate[False]
+
+    def slept_through(self, cycles: int) -> None:
+        """The host ran before the vCPU's thread was on the CPU again."""
+        if self._asleep:
+            self._ran_asleep += cycles
+
     # The guest's window.
 
     def load_guest_context(self) -> None:

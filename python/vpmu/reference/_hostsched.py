@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ._clocks import BLIND, GUEST, IDLE, Step
+from ._clocks import IDLE, Step
 from ._counters import EN, is_fixed, nibble
 from ._hostdriver import driver
 from ._hostevents import ACTIVE, ERROR, INACTIVE, HostEvent, place
@@ -97,9 +97,9 @@ class HostScheduler:
         clocks = self._machine.clocks
         now = clocks.wall
         if self._machine.design.has_put:
-            now -= sum(clocks.cycles[activity] for activity in (*GUEST, BLIND))
+            now -= clocks.all_windows
         if event.task:
-            now -= clocks.cycles[IDLE] + self._ran_asleep
+            now -= clocks.cycles[IDLE] + self._ran_asleep + clocks.others
         return now
 
     def set_state(self, event: HostEvent, state: str) -> None:

@@ -38,7 +38,7 @@ def _design_class(plan: Plan) -> type[Design]:
     return found
 
 
-class _StoppedError(Exception):
+class StoppedError(Exception):
     """The run makes no progress; unwinds perf code of the guest where it is."""
 
 
@@ -50,11 +50,20 @@ class Machine(Passing):
     plan : Plan
     cycle_by_cycle : bool
         Advance guest code one cycle at a time and find overflows by looking, instead of jumping to them.
+    first : Machine, optional
+        The first vCPU of the logical CPU, whose hardware and host this one shares.
     """
 
-    def __init__(self, plan: Plan, cycle_by_cycle: bool = False) -> None:
+    def __init__(self, plan: Plan, cycle_by_cycle: bool = False, first: Machine | None = None) -> None:
         super().__init__(plan, cycle_by_cycle)
+        if first is not None:
+            self.hardware, self.lvtpc = first.hardware, first.lvtpc
+            self.tally.host_pmi = first.tally.host_pmi
+        #: Whether the logical CPU has run before this vCPU starts.
+        self._joins = first is not None
         self.host = HostPerf(self)
+        if first is not None:
+            self.host.share(first.host)
         self.design = _design_class(plan)(self)
         self.perf = guest_perf(self)
 
@@ -68,6 +77,9 @@ class Machine(Passing):
         self._handled_at = NEVER
         self._handlers_at_once = 0
 
+        #: Workload cycles up to its next exit; that exit's kind, handling and idle cycles.
+        self._left = 0
+        self.due = (0, 0, 0)
         self._work = Arrivals(plan.work, plan.seeds["work"])
         self._replay = Replay(plan.trace) if plan.trace is not None else None
         self._wall = Arrivals(plan.wall, plan.seeds["wall"])
@@ -76,43 +88,70 @@ class Machine(Passing):
         self._filter_changes = list(plan.filter_changes)
         #: Entries of MSR lists that an exit and an entry load.
         self._list_loads = plan.sequence.list_loads if plan.sequence is not None else (0, 0)
+        #: Instant from which workload code gives way to another vCPU, and whether it has.
+        self.preempt_at = NEVER
+        self.gives_way = False
+        self.leftovers = 0
 
     # The run.
 
     def run(self) -> dict[str, object]:
         """Run from the start to the end and read the counters out."""
-        work_gap, work_kind, handling, idle = self._draw_work()
+        try:
+            self.begin()
+            while self.run_workload():
+                kind, handling, idle = self.due
+                self._planned_exit(kind, handling, idle)
+                self.draw_next()
+        except StoppedError:
+            pass
+        result = self.report()
+        # The host's events end with the run, the guest's with their read-out.
+        result["holders"] = self.holders()
+        result["host"] = self.host.finish() if self.design.has_host else []
+        self.read_out(result)
+        return result
+
+    def begin(self) -> None:
+        """From power-on to the first cycle of the workload."""
+        self.draw_next()
         self._draw_wall()
         if not self.design.has_host:
-            work_gap, self._next_wall = NEVER, NEVER
-        try:
-            self._start()
-            self.tally.phase = "run"
-            run_program(self, self.readings)
-            left = work_gap
-            while (left := self._run_guest(True, left)) == 0:
-                self._planned_exit(work_kind, handling, idle)
-                left, work_kind, handling, idle = self._draw_work()
-        except _StoppedError:
-            pass
-        result = self._report()
-        # The host's events end with the run, the guest's with their read-out.
-        result["holders"] = self._holders()
-        result["host"] = self.host.finish() if self.design.has_host else []
+            self._left, self._next_wall = NEVER, NEVER
+        self._start()
+        self.tally.phase = "run"
+        run_program(self, self.readings)
+
+    def run_workload(self) -> bool:
+        """Run up to the next exit of the workload; false if something else came first: the end, or another vCPU."""
+        self._left = self._run_guest(True, self._left)
+        return not self._left and not self.gives_way
+
+    def draw_next(self) -> None:
+        """The next exit of the workload: after how many cycles, and what it is."""
+        self._left, *due = self._draw_work()
+        self.due = (due[0], due[1], due[2])
+
+    def finishing(self) -> None:
+        """The run is over; what follows is not stopped, and at last left alone."""
         self._finishing = True
         self._patience = self.clocks.running + 2 * self.plan.end
         self._handlers_at_once = 0
         self.tally.phase = "readout"
+
+    def read_out(self, result: dict[str, object]) -> None:
+        """Close the guest's perf, and add what it has read."""
+        self.finishing()
         if self.design.has_guest_perf:
             self.perf.read_out()
         self.design.finish()
         if self.plan.program:
             result["program"] = self.readings
         result["counters"] = [event.report() for event in self.perf.events] if self.design.has_guest_perf else []
-        return result
 
     def _start(self) -> None:
-        self.host.start(self.design.host_events)
+        if not self._joins:
+            self.host.start(self.design.host_events)
         if self.design.has_host:
             self._load_and_enter(self.design.has_put)
         else:
@@ -120,7 +159,7 @@ class Machine(Passing):
         if self.design.has_guest_perf:
             self.perf.set_up()
 
-    def _holders(self) -> list[int | None]:
+    def holders(self) -> list[int | None]:
         """Counters of the host's own events, then of those that back the guest's."""
         own = self.host.own if self.design.has_host else []
         backing = (
@@ -130,7 +169,8 @@ class Machine(Passing):
         )
         return [event.counter if event and event.state == ACTIVE else None for event in (*own, *backing)]
 
-    def _report(self) -> dict[str, object]:
+    def report(self) -> dict[str, object]:
+        """What the run was, all but the counters."""
         tally = self.tally
         pending = ("guest" in self._whose) + self._vector_pending + self._pmi_requested
         return {
@@ -209,8 +249,11 @@ class Machine(Passing):
         while True:
             if self._no_progress():
                 self._stopped = True
-                raise _StoppedError
+                raise StoppedError
             wall = clocks.wall
+            if work and wall >= self.preempt_at:
+                self.gives_way = True
+                return n
             if self._in_flight is not None and wall >= self._in_flight:
                 self._arrive()
                 continue
@@ -247,7 +290,7 @@ class Machine(Passing):
                 return 0
             d = n if left_alone else min(n, self._next_wall - clocks.running, self.host.next_timer - wall)
             if work:
-                d = min(d, plan.end - wall, self.perf.next_timer - wall)
+                d = min(d, plan.end - wall, self.perf.next_timer - wall, self.preempt_at - wall)
             if self._filter_changes and not self._finishing:
                 d = min(d, self._filter_changes[0][0] - wall)
             if self._in_flight is not None:
@@ -293,6 +336,13 @@ class Machine(Passing):
         effect: Callable[[], None] = lambda: None,
     ) -> None:
         """The time line of one exit, from guest mode to guest mode."""
+        kind = self.exit_begins(kind, emulates, handling)
+        if idle > 0:
+            self._sleep(idle)
+        self.exit_ends(kind, cpl, emulates, effect)
+
+    def exit_begins(self, kind: int, emulates: bool, handling: Handling) -> int:
+        """From guest mode to the end of the handling; the kind of exit that it has become."""
         design = self.design
         self.in_guest = False
         design.leave_guest()
@@ -311,8 +361,7 @@ class Machine(Passing):
             self.pay(design.host_activity, "msr_list_entry")
         self.arrival_check()
 
-        switched = design.switches_at(kind == FASTPATH)
-        if switched:
+        if design.switches_at(kind == FASTPATH):
             design.put()
             self.arrival_check()
 
@@ -326,8 +375,11 @@ class Machine(Passing):
                 take_time(HOST_TASK, cycles - in_kernel, name)
             if kind == USERSPACE:
                 design.from_user()
-        if idle > 0:
-            self._sleep(idle)
+        return kind
+
+    def exit_ends(self, kind: int, cpl: int, emulates: bool, effect: Callable[[], None] = lambda: None) -> None:
+        """From the effect of an exit, or the wake-up, to guest mode."""
+        design = self.design
         effect()
         if emulates:
             self._retire(cpl)
@@ -335,7 +387,7 @@ class Machine(Passing):
 
         # kvm_vcpu_exit_request(): a request ends the fastpath loop.
         if kind != FASTPATH or self._pmi_requested or design.wants_reprogramming():
-            if self._timer_due():
+            if self.timer_due():
                 self.host.serve_timers()
             self._serve_host_interrupts()
             while kind != FASTPATH and self._filter_due():
@@ -351,11 +403,11 @@ class Machine(Passing):
                 self.deliver_pmi()
             self.arrival_check()
 
-        self._load_and_enter(switched)
+        self._load_and_enter(design.switches_at(kind == FASTPATH))
         if self._stopped and not self._finishing:
-            raise _StoppedError
+            raise StoppedError
 
-    def _timer_due(self) -> bool:
+    def timer_due(self) -> bool:
         """A timer of host perf is due and can be served."""
         if self.clocks.wall < self.host.next_timer:
             return False
@@ -373,7 +425,7 @@ class Machine(Passing):
             return
         host.block()
         while cycles:
-            if self._timer_due():
+            if self.timer_due():
                 host.serve_timers()
                 continue
             ahead = host.next_timer - self.clocks.wall

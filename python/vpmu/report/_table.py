@@ -208,6 +208,37 @@ def comparison_table(results: Mapping[str, Result], heading: str, width: int) ->
     return [*parts, "", *_legend(results)]
 
 
+def _vcpus(result: Result) -> list[RenderableType]:
+    """Who had the logical CPU for how long, and what each guest counted."""
+    if not result.vcpus:
+        return []
+    wall = result.raw["w"]
+    columns = [("vCPU", "right"), ("Workload", "left"), ("Guest work", "right"), ("Steal", "right"), ("Slept", "right")]
+    columns += [("Turns", "right"), ("Preempted", "right"), ("Exits", "right"), ("PMIs", "right")]
+    turns = [
+        [
+            str(vcpu.number),
+            vcpu.scenario.workload.name,
+            percent((vcpu.cycles["guest_user"] + vcpu.cycles["guest_kernel"]) / wall),
+            percent(vcpu.steal / wall),
+            percent(vcpu.slept / wall),
+            thousands(vcpu.raw["turns"]),
+            thousands(vcpu.raw["preemptions"]),
+            thousands(sum(vcpu.exits.values())),
+            thousands(vcpu.pmis["delivered"]),
+        ]
+        for vcpu in result.vcpus
+    ]
+    counts = [
+        [str(vcpu.number), counter.event, thousands(counter.value), thousands(counter.ideal), _error(counter)]
+        for vcpu in result.vcpus
+        for counter in vcpu.counters
+    ]
+    headings = [("vCPU", "right"), ("Event", "left"), ("Reads", "right"), ("Should read", "right"), ("Error", "right")]
+    parts: list[RenderableType] = ["", rich_table(columns, turns, "vCPUs")]
+    return [*parts, "", rich_table(headings, counts, "Counts by vCPU")] if counts else parts
+
+
 def run_table(result: Result, heading: str, width: int) -> list[RenderableType]:
     """What ``vpmu run`` prints for people: the comparison's row, where cycles, exits and accesses went, and why."""
     name = str(result.scenario.design)
@@ -252,6 +283,7 @@ def run_table(result: Result, heading: str, width: int) -> list[RenderableType]:
     )
     pmi = ", ".join(f"{key.replace('_', ' ')} {thousands(n)}" for key, n in result.pmis.items())
     causes = {c for counter in result.counters + result.host_events for c in (*counter.losses, *counter.gains)}
+    parts += _vcpus(result)
     for table in (cycles, costs, exits, operations):
         parts += ["", table]
     lines = [f"PMIs: {pmi}"]

@@ -1,0 +1,13 @@
+from collections.abc import Sequence
+from typing import Any
+
+from vpmu._plan import Plan
+
+class LogicalCpu:
+    @property
+    def progress(self) -> tuple[int, int]: ...
+    def __init__(
+        self, plans: Sequence[Plan], engine: str = "lazy", *, time_slice: int, wakeups_preempt: bool = False
+    ) -> None: ...
+    def advance(self) -> bool: ...
+    def result(self) -> dict[str, Any]: ...
