@@ -111,8 +111,7 @@ def vcpus(draw: st.DrawFn, most: int = 4) -> Planned:
     # Long enough for set-ups and many turns, short enough for the slow machine.
     first = dataclasses.replace(first, end=draw(st.sampled_from([4000, 9000] if tight else [90_000, 400_000])))
     first = dataclasses.replace(first, tick=draw(st.sampled_from([7, 500] if tight else [2000, 20_000])))
-    # Throttling and periods that adapt are for plans of one vCPU; here, what goes from one vCPU to the next.
-    host = tuple(dataclasses.replace(event, task=False, freq=0, throttles=False) for event in first.host_events)
+    host = tuple(dataclasses.replace(event, task=False) for event in first.host_events)
     shared = ("cpu", "costs", "end", "tick", "tick_ns", "mux_interval", "max_samples_per_tick", "least_period")
     made = []
     for number in range(draw(st.sampled_from([1, 2, 2, 3, most]))):
