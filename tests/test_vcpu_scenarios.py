@@ -250,3 +250,23 @@ def test_help_says_how():
     out = good("run", "--help")
     assert "[[vcpu]]" in out
     assert "--vcpus N" in out
+
+
+def test_a_host_event_says_who_had_its_counters_at_the_end():
+    """Of the guests it was the one that had the CPU then, whatever the others count."""
+    events = "instructions,cycles,branches,branch-misses,cache-references,cache-misses"
+    guests = (vpmu.Vcpu(guest_perf=()), vpmu.Vcpu(workload="fio-4k-read", guest_perf=(f"stat:{events}",)))
+    for vcpus in (guests, guests[::-1], guests[1:]):
+        result = vpmu.simulate(
+            scenario(
+                cpu="skylake",
+                design="emulated",
+                guest_perf=(),
+                host_perf=("branches", "branches:exclude_guest", "cycles", "instructions", "cache-misses"),
+                vcpus=vcpus,
+                seconds="0.003",
+            )
+        )
+        waited = [event for event in result.host_events if event.losses.get("not_scheduled")]
+        assert waited
+        assert all("it may use GP" in event.reason for event in waited)

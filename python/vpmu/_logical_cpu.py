@@ -12,7 +12,7 @@ from ._plan import Plan
 from ._scenario import Scenario, plan, seeds
 
 #: What the vCPUs of one logical CPU share, so that every row has it.
-_SHARED = ("w", "host", "host_pmi", "rotations")
+_SHARED = ("holders", "w", "host", "host_pmi", "rotations")
 _IDLE = 6
 
 
@@ -56,7 +56,7 @@ def together(rows: Sequence[Mapping[str, Any]], current: int) -> dict[str, Any]:
         values = [row[name] for row in rows]
         if name in _SHARED:
             total[name] = rows[current][name]
-        elif name in ("exits", "exit_reasons", "counters", "holders"):
+        elif name in ("exits", "exit_reasons", "counters"):
             total[name] = [item for value in values for item in value]
         elif name == "stopped":
             total[name] = next(filter(None, values), None)

@@ -89,7 +89,7 @@ def simulate(
     raw = together(rows, current) if scenario.vcpus else rows[0]
     counters = tuple(counter for vcpu in vcpus for counter in vcpu.counters)
     hosts = tuple(
-        _host_counter(i, event, row, scenario, raw, hypothetical)
+        _host_counter(i, event, row, guests[current], rows[current], hypothetical)
         for i, (event, row) in enumerate(
             zip(scenario.host_perf if scenario.design.has_host else (), raw["host"], strict=True)
         )

@@ -26,16 +26,7 @@ cdef struct list_t:  # events in the order in which perf collected them (cpuc->e
 
 cdef uint64_t host_global_ctrl(const machine_t *m, bint guest) noexcept nogil:
     """GLOBAL_CTRL of guest or host mode: all counters but those of exclude_guest or exclude_host events."""
-    cdef uint32_t slots = m.hardware.slots
-    cdef const host_event_t *e
-    cdef int i
-    if not m.host_placed:
-        return 0
-    for i in range(m.host_events):
-        e = &m.host_event[i]
-        if e.state == HOST_ACTIVE and e.slot >= 0 and (e.exclude_guest if guest else e.exclude_host):
-            slots &= ~(<uint32_t>1 << e.slot)
-    return bits_of(slots)
+    return bits_of(m.hardware.slots & ~m.kept_out[guest]) if m.host_placed else 0
 
 
 cdef uint32_t events_of(const machine_t *m, uint32_t classes, uint32_t states) noexcept nogil:
@@ -220,6 +211,8 @@ cdef void _take_out(machine_t *m, host_event_t *e) noexcept nogil:
         write_selector(&m.hardware, slot, e.selector)
     else:
         m.host_fixed_ctr_ctrl &= ~(<uint64_t>15 << 4 * (slot - FIXED_SLOT))
+    m.kept_out[0] &= ~(<uint32_t>1 << slot)
+    m.kept_out[1] &= ~(<uint32_t>1 << slot)
     e.slot = -1
 
 
@@ -227,6 +220,8 @@ cdef void _put_in(machine_t *m, host_event_t *e, int slot) noexcept nogil:
     cdef uint64_t mask = width_mask(&m.hardware, slot)
     e.slot = slot
     e.previous_slot = slot
+    m.kept_out[0] |= <uint32_t>e.exclude_host << slot
+    m.kept_out[1] |= <uint32_t>e.exclude_guest << slot
     expect_host(e)
     set_period(&e.perf, mask, <int64_t>(mask >> 1), &e.perf.previous)
     if e.throttled:

@@ -38,6 +38,7 @@ cdef void take_over(logical_cpu_t *cpu, machine_t *m, const machine_t *before) n
         m.host_event[i] = before.host_event[i]
     m.host_fixed_ctr_ctrl = before.host_fixed_ctr_ctrl
     m.host_placed = before.host_placed
+    m.kept_out = before.kept_out
     m.settled = m.settled_gp = m.settled_slots = 0
     m.rotate[0] = before.rotate[0]
     m.next_position = before.next_position

@@ -247,6 +247,7 @@ cdef struct machine_s:
     uint32_t settled  # host events behind guest counters, put into hardware since guest code last ran
     uint32_t settled_gp  # of these, those on GP counters
     uint32_t settled_slots  # the counters of all of them
+    uint32_t kept_out[2]  # counters of events that exclude the host, the guest
     bint host_placed  # some host event has been placed: GLOBAL_CTRL is ALL
     # tallies
     uint64_t pmu_exits[PMU_EXITS]

@@ -225,9 +225,7 @@ cdef void _pass_list(machine_t *m, uint32_t n) noexcept nogil:
         n -= 1
 
 
-cdef int exit_begins(machine_t *m, int kind, bint emulates, uint64_t handling) noexcept nogil:
-    """From leaving guest mode to the end of the handling (docs/machine.md, section 4, steps 1 to 5); return the kind of
-    exit that it has become."""
+cdef inline int _exit_begins(machine_t *m, int kind, bint emulates, uint64_t handling) noexcept nogil:
     cdef const design_t *design = m.design
     cdef bint refused = False
     m.in_guest = False
@@ -256,8 +254,9 @@ cdef int exit_begins(machine_t *m, int kind, bint emulates, uint64_t handling) n
     return kind
 
 
-cdef void exit_ends(machine_t *m, int kind, int cpl, bint emulates, int effect, access_t *access) noexcept nogil:
-    """From the effect of an exit, or the wake-up, to guest mode."""
+cdef inline void _exit_ends(
+    machine_t *m, int kind, int cpl, bint emulates, int effect, access_t *access
+) noexcept nogil:
     cdef const design_t *design = m.design
     if effect == EFFECT_ACCESS:
         spend(m, COST_HANDLING_KERNEL)
@@ -308,14 +307,25 @@ cdef void vm_exit(
     machine_t *m, int kind, int cpl, bint emulates, uint64_t handling, uint64_t idle, int effect, access_t *access
 ) noexcept nogil:
     """One exit, from leaving guest mode to entering it again (docs/machine.md, section 4)."""
-    cdef int handled_as = exit_begins(m, kind, emulates, handling)
+    cdef int handled_as = _exit_begins(m, kind, emulates, handling)
     if idle:
         if m.design.block != NULL:
             m.design.block(m)
         _idle(m, idle)
         if m.design.wake != NULL:
             m.design.wake(m)
-    exit_ends(m, handled_as, cpl, emulates, effect, access)
+    _exit_ends(m, handled_as, cpl, emulates, effect, access)
+
+
+cdef int exit_begins(machine_t *m, int kind, bint emulates, uint64_t handling) noexcept nogil:
+    """From leaving guest mode to the end of the handling (docs/machine.md, section 4, steps 1 to 5); return the kind of
+    exit that it has become."""
+    return _exit_begins(m, kind, emulates, handling)
+
+
+cdef void exit_ends(machine_t *m, int kind, int cpl, bint emulates, int effect, access_t *access) noexcept nogil:
+    """From the effect of an exit, or the wake-up, to guest mode."""
+    _exit_ends(m, kind, cpl, emulates, effect, access)
 
 
 # -- guest code -------------------------------------------------------------------------------------------------------
