@@ -59,19 +59,18 @@ def test_lazy_is_never_slower_where_there_is_little_to_skip(fastest):
             ratio[design, workload] = best["stepwise"] / best["lazy"]
     assert min(ratio.values()) > 0.9, ratio
     # Mediated skips what a storm of PAUSE exits leaves between two PMIs: 2.1 times measured, and not the 2.5 that were
-    # wanted when stepwise took twice as long. Emulated reprograms each counter of instructions at every emulated
-    # instruction, so that nearly nothing can be skipped: 1.0 to 1.3.
+    # wanted when stepwise took twice as long. Emulated folds the exits that reprogram its counters: 3.2.
     assert ratio["mediated", "pause-storm"] > 1.7, ratio
-    assert ratio["emulated", "pause-storm"] > 0.9, ratio
+    assert ratio["emulated", "pause-storm"] > 2.5, ratio
 
 
 def test_a_simulated_second_of_sampling(fastest, quiet):
     """In uneventful exits: what a second with six thousand samples and what they entail costs."""
     simple = quiet(seconds="3")
     exits = sum(run(simple)["exits"])
-    plans = {workload: sampled("mediated", workload, "1") for workload in WORKLOADS}
+    plans = {f"{d} {w}": sampled(d, w, "1") for d in ("mediated", "emulated") for w in WORKLOADS}
     best = fastest(
         6, uneventful=lambda: run(simple), **{name: functools.partial(run, planned) for name, planned in plans.items()}
     )
     worth = {name: seconds / (best["uneventful"] / exits) for name, seconds in best.items() if name != "uneventful"}
-    assert max(worth.values()) < 4_000_000, worth
+    assert max(worth.values()) < 3_000_000, worth  # 2.3 million measured
