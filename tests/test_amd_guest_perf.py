@@ -20,7 +20,7 @@ Row = tuple[int, int, int, int, int, int]
 
 def run_accesses(result: vpmu.Result, *phases: str) -> Row:
     made = accesses(result, *(phases or ("run",)))
-    return tuple(made[name] for name in CLASSES)  # type: ignore[return-value]
+    return tuple(made[name] for name in CLASSES)  # type: ignore[return-value]  # there are six
 
 
 def on(cpu: str, *perf: str, **more: Any) -> vpmu.Result:
@@ -28,7 +28,7 @@ def on(cpu: str, *perf: str, **more: Any) -> vpmu.Result:
 
 
 def total(*rows: tuple[int, Row]) -> Row:
-    return tuple(sum(n * row[i] for n, row in rows) for i in range(6))  # type: ignore[return-value]
+    return tuple(sum(n * row[i] for n, row in rows) for i in range(6))  # type: ignore[return-value]  # there are six
 
 
 @pytest.mark.parametrize(("cpu", "row"), [("genoa", (7, 6, 3, 10, 3, 2)), ("rome", (11, 11, 3, 0, 3, 2))])

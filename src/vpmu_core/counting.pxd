@@ -49,4 +49,4 @@ cdef void apply_direct(machine_t *m, access_t *a) noexcept nogil
 cdef void apply_ideal(machine_t *m, access_t *a) noexcept nogil
 cdef void meter(machine_t *m, guest_event_t *e, int reason) noexcept nogil
 cdef void meter_denied(machine_t *m) noexcept nogil
-cdef void _meter_absent(machine_t *m, bint on) noexcept nogil
+cdef void meter_absent(machine_t *m, bint on) noexcept nogil

@@ -372,7 +372,7 @@ cdef void advance_to_now(const machine_t *m, pmu_t *pmu, uint64_t *clock) noexce
     _read_clocks(m, clock)
 
 
-cdef void _meter_absent(machine_t *m, bint on) noexcept nogil:
+cdef void meter_absent(machine_t *m, bint on) noexcept nogil:
     """GLOBAL_CTRL turns: what a counter of its own would count for each event that has none or is stopped."""
     cdef guest_event_t *e
     cdef uint64_t n
@@ -407,7 +407,7 @@ cdef void apply_ideal(machine_t *m, access_t *a) noexcept nogil:
         write_fixed_ctr_ctrl(&m.ideal, a.value)
     elif a.access == ACCESS_GLOBAL_CTRL:
         m.ideal.global_ctrl = a.value
-        _meter_absent(m, a.value != 0)
+        meter_absent(m, a.value != 0)
     elif a.access == ACCESS_RDPMC:
         a.ideal = m.ideal.counter[a.slot]
     if m.filter != NULL:

@@ -3,6 +3,7 @@ from vpmu_core._types cimport uint64_t
 from vpmu_core.perfevents cimport guest_event_t
 from vpmu_core.state cimport access_t, machine_t
 
+cdef void make_access(machine_t *m, access_t *a, int trap, int op, int cost, int reason) noexcept nogil
 cdef access_t guest_access(machine_t *m, int kind, int slot, uint64_t value) noexcept nogil
 cdef void guest_work(machine_t *m, int cost) noexcept nogil
 cdef void pmu_disable(machine_t *m) noexcept nogil

@@ -16,6 +16,22 @@ from vpmu_core.timeline cimport run_guest, vm_exit
 from vpmu_core.unit cimport FIXED_SLOT, LVTPC_NMI, SELECTOR_ENABLE, SELECTOR_OS, SELECTOR_USR, bits_of, width_mask
 
 
+cdef void make_access(machine_t *m, access_t *a, int trap, int op, int cost, int reason) noexcept nogil:
+    """An access of a class, at a cost: direct, or through an exit if ``trap`` is among the machine's traps."""
+    if m.traps >> trap & 1:
+        m.accesses[m.phase][1][op] += 1
+        m.pmu_exits[reason] += 1
+        vm_exit(m, KERNEL, 0, True, 0, 0, EFFECT_ACCESS, a)
+        return
+    run_guest(m, HANDLER, m.cost[cost], cost)
+    if m.stopped:
+        return
+    m.accesses[m.phase][0][op] += 1
+    tally(m, ORIGIN_GUEST, op, 1)
+    apply_direct(m, a)
+    apply_ideal(m, a)
+
+
 cdef access_t guest_access(machine_t *m, int kind, int slot, uint64_t value) noexcept nogil:
     """One access: direct at its cost, or through an exit."""
     cdef access_t a
@@ -39,18 +55,7 @@ cdef access_t guest_access(machine_t *m, int kind, int slot, uint64_t value) noe
         op, cost, reason = OP_RDPMC, COST_RDPMC, EXIT_RDPMC
     elif kind == ACCESS_LVTPC:
         op, cost = OP_WRMSR_LVTPC, COST_WRMSR_LVTPC
-    if m.traps >> kind & 1:
-        m.accesses[m.phase][1][op] += 1
-        m.pmu_exits[reason] += 1
-        vm_exit(m, KERNEL, 0, True, 0, 0, EFFECT_ACCESS, &a)
-        return a
-    run_guest(m, HANDLER, m.cost[cost], cost)
-    if m.stopped:
-        return a
-    m.accesses[m.phase][0][op] += 1
-    tally(m, ORIGIN_GUEST, op, 1)
-    apply_direct(m, &a)
-    apply_ideal(m, &a)
+    make_access(m, &a, kind, op, cost, reason)
     return a
 
 

@@ -4,21 +4,20 @@
 AMD's NMIs may come late, so whoever stops a counter outside of an NMI waits until its overflow has been handled.
 """
 from vpmu_core._types cimport uint64_t
-from vpmu_core.counting cimport _meter_absent, tally
+from vpmu_core.counting cimport meter_absent
 from vpmu_core.guestaccess cimport (
-    arm_event, guest_access, guest_work, pmu_disable, pmu_enable, read_event, write_guest_lvtpc,
+    arm_event, guest_access, guest_work, make_access, pmu_disable, pmu_enable, read_event, write_guest_lvtpc,
 )
 from vpmu_core.guestperf cimport sample
 from vpmu_core.guestperiod cimport guest_time, handler_took
 from vpmu_core.kinds cimport (
     ACCESS_COUNTER, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_OVF_CTRL, ACCESS_RDPMC, ACCESS_READ_SELECTOR,
-    ACCESS_SELECTOR, COST_GUEST_NMI_ENTRY, COST_GUEST_NMI_EXIT, COST_GUEST_PERF_CALL, COST_RDMSR, EFFECT_ACCESS,
-    EXIT_MSR_READ, HANDLER, KERNEL, OP_RDMSR, ORIGIN_GUEST,
+    ACCESS_SELECTOR, COST_GUEST_NMI_ENTRY, COST_GUEST_NMI_EXIT, COST_GUEST_PERF_CALL, COST_RDMSR, EXIT_MSR_READ,
+    HANDLER, OP_RDMSR,
 )
-from vpmu_core.counting cimport apply_direct, apply_ideal
 from vpmu_core.perfevents cimport guest_event_t
 from vpmu_core.state cimport access_t, machine_t
-from vpmu_core.timeline cimport run_guest, vm_exit
+from vpmu_core.timeline cimport run_guest
 from vpmu_core.unit cimport GP_LANES, SELECTOR_ENABLE, bits_of, width_mask
 
 cdef enum:
@@ -35,18 +34,7 @@ cdef access_t _read_msr(machine_t *m, int access, int trap, int slot) noexcept n
     a.applied = 0
     if m.stopped:
         return a
-    if m.traps >> trap & 1:
-        m.accesses[m.phase][1][OP_RDMSR] += 1
-        m.pmu_exits[EXIT_MSR_READ] += 1
-        vm_exit(m, KERNEL, 0, True, 0, 0, EFFECT_ACCESS, &a)
-        return a
-    run_guest(m, HANDLER, m.cost[COST_RDMSR], COST_RDMSR)
-    if m.stopped:
-        return a
-    m.accesses[m.phase][0][OP_RDMSR] += 1
-    tally(m, ORIGIN_GUEST, OP_RDMSR, 1)
-    apply_direct(m, &a)
-    apply_ideal(m, &a)
+    make_access(m, &a, trap, OP_RDMSR, COST_RDMSR, EXIT_MSR_READ)
     return a
 
 
@@ -90,7 +78,7 @@ cdef void amd_disable(machine_t *m) noexcept nogil:
         return
     m.guest_pmu_on = False
     if m.guest_v1:
-        _meter_absent(m, False)
+        meter_absent(m, False)
         for slot in range(GP_LANES):
             e = _active_on(m, slot)
             if e != NULL:
@@ -118,7 +106,7 @@ cdef void amd_enable(machine_t *m) noexcept nogil:
         if e != NULL:
             guest_access(m, ACCESS_SELECTOR, slot, e.selector | SELECTOR_ENABLE)
     if not m.stopped:
-        _meter_absent(m, True)
+        meter_absent(m, True)
 
 
 cdef inline void _serve(machine_t *m, guest_event_t *e) noexcept nogil:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .._plan import PlannedFilter
@@ -171,6 +172,21 @@ class Design:
             and counters.counts_level(c, cpl)
         ]
 
+    def count_in_hardware(self, counted: Iterable[int]) -> int:
+        """Add an emulated instruction to counters in hardware; return how many overflows ask for a PMI."""
+        hardware = self.machine.hardware
+        overflows = 0
+        for c in sorted(counted):
+            self.access("rdpmc")
+            self.access("wrmsr_counter")
+            hardware.counter[c] = (hardware.counter[c] + 1) % hardware.modulus(c)
+            if hardware.counter[c] == 0:
+                self.access("wrmsr_global")
+                self.machine.note_overflow(c)
+                hardware.status |= 1 << c
+                overflows += hardware.interrupts(c)
+        return overflows
+
     def raise_pmi(self) -> None:
         """An overflow by an emulated instruction requests a PMI without any hardware."""
         self.machine.tally.pmi["raised"] += 1
@@ -289,20 +305,8 @@ class Dedicated(Design):
 
     def retire(self, cpl: int) -> set[int]:
         """Add the instruction to the hardware's counters."""
-        hardware = self.machine.hardware
-        counted = self.candidates(hardware, self._saved_global_ctrl, cpl)
-        overflows = 0
-        for c in counted:
-            self.access("rdpmc")
-            self.access("wrmsr_counter")
-            hardware.counter[c] = (hardware.counter[c] + 1) % hardware.modulus(c)
-            if hardware.counter[c] == 0:
-                self.access("wrmsr_global")
-                self.machine.note_overflow(c)
-                hardware.status |= 1 << c
-                if hardware.interrupts(c):
-                    overflows += 1
-        for _ in range(overflows):
+        counted = self.candidates(self.machine.hardware, self._saved_global_ctrl, cpl)
+        for _ in range(self.count_in_hardware(counted)):
             if self._direct_lvtpc:
                 self._emulate_nmi()
             else:

@@ -169,23 +169,13 @@ class Mediated(Design):
         return counted
 
     def _retire_in_hardware(self, cpl: int) -> set[int]:
-        guest, hardware = self.guest, self.machine.hardware
+        guest = self.guest
         counted = {
             c
             for c in self._counting_instructions
             if guest.global_ctrl >> c & 1 and guest.counts_level(c, cpl) and self.allows(c)
         }
-        overflows = 0
-        for c in sorted(counted):
-            self.access("rdpmc")
-            self.access("wrmsr_counter")
-            hardware.counter[c] = (hardware.counter[c] + 1) % hardware.modulus(c)
-            if hardware.counter[c] == 0:
-                self.access("wrmsr_global")
-                self.machine.note_overflow(c)
-                hardware.status |= 1 << c
-                overflows += hardware.interrupts(c)
-        for _ in range(overflows):
+        for _ in range(self.count_in_hardware(counted)):
             self.raise_pmi()
         return counted
 
