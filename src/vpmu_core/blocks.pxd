@@ -1,5 +1,5 @@
 # A compiled switch program: a data sheet (switchprogram.pxd compiles it, switching.pxd runs it).
-from vpmu_core._types cimport uint8_t, uint16_t, uint32_t
+from vpmu_core._types cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     MAX_BLOCKS = 66  # of a switch program: 64 steps, the end, and one that stays open
@@ -21,7 +21,7 @@ cdef struct straight_t:  # all blocks of a program in one, for when nobody could
     uint8_t global_ctrl_zero
     uint8_t lvtpc  # point of LVTPC, 0 if none
     uint8_t perf  # point of host perf, 0 if none
-    uint8_t registers_first  # registers come before that point
+    uint64_t conditional_before  # all ones if register operations come before that point
 
 cdef struct program_t:  # one load or one put, compiled for the guest's counters
     block_t block[MAX_BLOCKS]  # all 0 at first

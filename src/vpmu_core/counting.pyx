@@ -35,11 +35,16 @@ cdef void rate_slots(machine_t *m) noexcept nogil:
         m.counted[a] = NOTHING_COUNTED
 
 
-cdef void refresh_rates(machine_t *m) noexcept nogil:
-    """Bring hardware_rate up to date with what the selectors choose; the events of fixed counters never change."""
+cdef inline bint _stale(const machine_t *m) noexcept nogil:
+    # The events of fixed counters never change.
     cdef uint64_t events = 0
     memcpy(&events, m.hardware.event, sizeof(events))
-    if events != m.rated_events:
+    return events != m.rated_events
+
+
+cdef void refresh_rates(machine_t *m) noexcept nogil:
+    """Bring hardware_rate up to date with what the selectors choose."""
+    if _stale(m):
         rate_slots(m)
 
 
@@ -201,6 +206,7 @@ cdef void _raise_pmi(machine_t *m, int whose, uint64_t instant) noexcept nogil:
     m.flight |= whose
     if first:
         m.pmi_arrival = instant + m.skid_minimum + <uint64_t>((sfc64_next(&m.skid) >> 32) * m.skid_range >> 32)
+        m.due = min(m.due, m.pmi_arrival)
 
 
 cdef uint32_t _own_slots(const machine_t *m) noexcept nogil:
@@ -290,44 +296,43 @@ cdef uint64_t _to_first_wrap(machine_t *m, int kind, uint64_t cycles, uint32_t o
     return first
 
 
-cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept nogil:
-    """Run at most ``cycles`` of guest code, up to the first counter that wraps; return how many ran."""
-    cdef uint32_t user_on = enabled(&m.hardware, True), kernel_on = enabled(&m.hardware, False)
-    cdef uint32_t wrapped = 0, own
-    cdef uint64_t user_start = m.clock[GUEST_USER], user_cycles = 0, kernel_start, kernel_cycles
-    cdef int kernel = GUEST_KERNEL
-    if kind == WORK:
-        user_cycles = _user_clock(m, m.work + cycles) - user_start
-    else:
-        kernel = GUEST_HANDLER
-        user_on = 0
-    kernel_start = m.clock[kernel]
-    kernel_cycles = cycles - user_cycles
-    if user_on | kernel_on:
-        refresh_rates(m)
-        if kind == WORK and user_on != m.counted[GUEST_USER]:
-            _rate_counted(m, GUEST_USER, user_on)
-        if kernel_on != m.counted[kernel]:
-            _rate_counted(m, kernel, kernel_on)
-        if cycles >= SHORT:
-            cycles = _to_first_wrap(m, kind, cycles, user_on | kernel_on, &wrapped)
-        elif _advance_both(m, kernel, user_start, user_cycles, kernel_start, kernel_cycles):
-            # Rare: a counter wraps on the way.
-            _take_back(m, kernel, user_start, user_cycles, kernel_start, kernel_cycles)
-            cycles = _to_first_wrap(m, kind, cycles, user_on | kernel_on, &wrapped)
-        if wrapped:
-            if kind == WORK:
-                user_cycles = _user_clock(m, m.work + cycles) - user_start
-            kernel_cycles = cycles - user_cycles
-    if m.has_host:
-        if kind == WORK:
-            _charge_host_events(m, True, GUEST_USER, True, user_on, user_start, user_cycles)
-        _charge_host_events(m, True, kernel, False, kernel_on, kernel_start, kernel_cycles)
+cdef void _bring_up_to_date(machine_t *m, int kernel, uint32_t user_on, uint32_t kernel_on) noexcept nogil:
+    """The rates of what counts."""
+    refresh_rates(m)
+    if kernel == GUEST_KERNEL and user_on != m.counted[GUEST_USER]:
+        _rate_counted(m, GUEST_USER, user_on)
+    if kernel_on != m.counted[kernel]:
+        _rate_counted(m, kernel, kernel_on)
+
+
+cdef inline void _pass_time(machine_t *m, int kernel, uint64_t user_cycles, uint64_t kernel_cycles) noexcept nogil:
     m.clock[GUEST_USER] += user_cycles
     m.clock[kernel] += kernel_cycles
-    m.wall += cycles
+    m.wall += user_cycles + kernel_cycles
+    m.work += user_cycles + kernel_cycles if kernel == GUEST_KERNEL else 0
+
+
+cdef void _charge_in_guest(
+    machine_t *m, int kernel, uint32_t user_on, uint32_t kernel_on, uint64_t user_cycles, uint64_t kernel_cycles
+) noexcept nogil:
+    if kernel == GUEST_KERNEL:
+        _charge_host_events(m, True, GUEST_USER, True, user_on, m.clock[GUEST_USER], user_cycles)
+    _charge_host_events(m, True, kernel, False, kernel_on, m.clock[kernel], kernel_cycles)
+
+
+cdef uint64_t _wrapping_segment(
+    machine_t *m, int kind, uint64_t cycles, uint32_t user_on, uint32_t kernel_on
+) noexcept nogil:
+    """guest_segment() for any number of cycles, and if a counter wraps on the way."""
+    cdef int kernel = GUEST_KERNEL if kind == WORK else GUEST_HANDLER
+    cdef uint64_t user_cycles = 0
+    cdef uint32_t wrapped = 0, own
+    cycles = _to_first_wrap(m, kind, cycles, user_on | kernel_on, &wrapped)
     if kind == WORK:
-        m.work += cycles
+        user_cycles = _user_clock(m, m.work + cycles) - m.clock[GUEST_USER]
+    if m.has_host:
+        _charge_in_guest(m, kernel, user_on, kernel_on, user_cycles, cycles - user_cycles)
+    _pass_time(m, kernel, user_cycles, cycles - user_cycles)
     if wrapped:
         _note_overflows(m, wrapped)
         # SDM vol. 3B: STATUS is set on a wrap whatever INT; INT decides whether a PMI is requested.
@@ -337,6 +342,32 @@ cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept no
         while wrapped:
             _raise_pmi(m, FLIGHT_HOST if own >> lowest_bit(wrapped) & 1 else FLIGHT_GUEST, m.wall)
             wrapped &= wrapped - 1
+    return cycles
+
+
+cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept nogil:
+    """Run at most ``cycles`` of guest code, up to the first counter that wraps; return how many ran."""
+    cdef uint32_t user_on = enabled(&m.hardware, True), kernel_on = enabled(&m.hardware, False)
+    cdef uint64_t user_start = m.clock[GUEST_USER], user_cycles = 0, kernel_start
+    cdef int kernel = GUEST_KERNEL
+    if kind == WORK:
+        user_cycles = _user_clock(m, m.work + cycles) - user_start
+    else:
+        kernel = GUEST_HANDLER
+        user_on = 0
+    kernel_start = m.clock[kernel]
+    if user_on | kernel_on:
+        if _stale(m) or kernel_on != m.counted[kernel] or (kind == WORK and user_on != m.counted[GUEST_USER]):
+            _bring_up_to_date(m, kernel, user_on, kernel_on)
+        if cycles >= SHORT:
+            return _wrapping_segment(m, kind, cycles, user_on, kernel_on)
+        if _advance_both(m, kernel, user_start, user_cycles, kernel_start, cycles - user_cycles):
+            # Rare: a counter wraps on the way.
+            _take_back(m, kernel, user_start, user_cycles, kernel_start, cycles - user_cycles)
+            return _wrapping_segment(m, kind, cycles, user_on, kernel_on)
+    if m.has_host:
+        _charge_in_guest(m, kernel, user_on, kernel_on, user_cycles, cycles - user_cycles)
+    _pass_time(m, kernel, user_cycles, cycles - user_cycles)
     return cycles
 
 

@@ -57,6 +57,7 @@ cdef void load_control(machine_t *m, int slot) noexcept nogil:
     if slot < FIXED_SLOT:
         field = m.loaded.selector[slot] & <uint64_t>m.amd << GUEST_ONLY
         m.loaded.selector[slot] = (m.guest.selector[slot] & ~(<uint64_t>SELECTOR_ENABLE if not on else 0)) | field
+        m.loaded.nonzero = (m.loaded.nonzero & ~bit) | (bit if m.loaded.selector[slot] else 0)
         m.loaded.interrupt = (m.loaded.interrupt & ~bit) | (m.guest.interrupt & bit)
     else:
         field = <uint64_t>15 << 4 * (slot - FIXED_SLOT)

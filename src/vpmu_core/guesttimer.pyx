@@ -11,6 +11,7 @@ cdef void _find_next(machine_t *m) noexcept nogil:
     m.next_timer = NEVER
     for i in range(TIMERS):
         m.next_timer = min(m.next_timer, m.guest_timer[i].due)
+    m.due = min(m.due, m.next_timer)
 
 
 cdef void restart_timer(machine_t *m, int which) noexcept nogil:

@@ -133,6 +133,7 @@ cdef void _wait(machine_t *m, host_event_t *e) noexcept nogil:
     m.rotate[e.klass & TASK] = True
     if m.next_mux == NEVER:
         m.next_mux = (m.wall // m.mux_interval + 1) * m.mux_interval
+        m.due = min(m.due, m.next_mux)
 
 
 cdef uint32_t _schedule_in(machine_t *m, list_t *accepted, uint32_t candidates, int8_t *slots) noexcept nogil:
@@ -403,6 +404,7 @@ cdef void set_tick(machine_t *m, uint64_t wall) noexcept nogil:
         e = &m.host_event[i]
         if m.next_tick == NEVER and (e.throttled or (e.freq and SCHEDULED >> e.state & 1)):
             m.next_tick = (wall // m.tick + 1) * m.tick
+            m.due = min(m.due, m.next_tick)
 
 
 cdef uint32_t _rotate(machine_t *m, int task) noexcept nogil:
@@ -425,6 +427,7 @@ cdef void serve_rotation(machine_t *m) noexcept nogil:
     cdef uint32_t candidates = 0
     cdef bint task = m.rotate[1] and not m.asleep
     m.next_mux = (m.wall // m.mux_interval + 1) * m.mux_interval
+    m.due = min(m.due, m.next_mux)
     spend(m, COST_PERF_ROTATE)
     if m.blind:
         return  # guest state stays loaded in this exit: no event of the host's is in

@@ -4,7 +4,7 @@ from vpmu_core.kinds cimport (
     ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_LVTPC, ACCESS_OVF_CTRL, ACCESS_SELECTOR,
 )
 from vpmu_core.unit cimport (
-    EVENT_INSTRUCTIONS, FIXED_SLOT, GUEST_ONLY, SELECTOR_ENABLE, SELECTOR_OS, SELECTOR_USR, slots_of, write_fixed_ctr_ctrl,
+    EVENT_INSTRUCTIONS, FIXED_SLOT, GUEST_ONLY, SELECTOR_ENABLE, slots_of, write_fixed_ctr_ctrl,
     write_selector,
 )
 from vpmu_core.eventfilter cimport filter_slot
@@ -21,6 +21,7 @@ cdef inline void access_registers(machine_t *m, access_t *a) noexcept nogil:
             write_selector(&m.guest, a.slot, a.value)
             if m.amd:
                 m.loaded.selector[a.slot] |= <uint64_t>1 << GUEST_ONLY  # amd_pmu_set_msr()
+                m.loaded.nonzero |= <uint32_t>1 << a.slot
             filter_slot(m, a.slot)
     elif a.access == ACCESS_FIXED_CTR_CTRL:
         changed = a.value ^ m.guest.fixed_ctr_ctrl
@@ -61,19 +62,7 @@ cdef inline void recompute_counting(machine_t *m, uint32_t processed) noexcept n
 cdef inline uint32_t counting_at(const machine_t *m, int cpl) noexcept nogil:
     # Counters that an emulated instruction must advance: kvm_pmu_trigger_event() looks at OS and USR, not at EN, and its
     # bitmap is as old as the last reprogramming.
-    cdef uint32_t left = m.counting_instructions & slots_of(m.guest.global_ctrl) & ~m.denied, counted = 0
-    cdef uint64_t levels
-    cdef int slot
-    while left:
-        slot = lowest_bit(left)
-        left &= left - 1
-        if slot < FIXED_SLOT:
-            levels = m.guest.selector[slot] & (SELECTOR_USR if cpl else SELECTOR_OS)
-        else:
-            levels = m.guest.fixed_ctr_ctrl >> 4 * (slot - FIXED_SLOT) & (2 if cpl else 1)
-        if levels:
-            counted |= <uint32_t>1 << slot
-    return counted
+    return m.counting_instructions & slots_of(m.guest.global_ctrl) & ~m.denied & m.guest.levels[cpl > 0]
 
 
 cdef inline int64_t sample_period(uint64_t counter, uint64_t mask) noexcept nogil:

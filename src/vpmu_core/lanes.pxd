@@ -38,14 +38,6 @@ cdef extern from *:
     #endif
     }
 
-    static inline uint64_t vpmu_nonzero_lanes(const uint64_t *words, const uint64_t *mask, int n)
-    {
-        uint64_t count = 0;
-        for (int i = 0; i < n; i += 4)
-            count += vpmu_nonzero(vpmu_lanes_at(words + i) & vpmu_lanes_at(mask + i));
-        return count;
-    }
-
     static inline void vpmu_save_lanes(uint64_t *to, const uint64_t *from, const uint64_t *mask, int n)
     {
         for (int i = 0; i < n; i += 4) {
@@ -63,6 +55,20 @@ cdef extern from *:
             lanes ^= change;
             __builtin_memcpy(to + i, &lanes, sizeof lanes);
             count += vpmu_nonzero(change);
+        }
+        return count;
+    }
+
+    static inline uint64_t vpmu_move_lanes(uint64_t *to, uint64_t *from, const uint64_t *mask, int n)
+    {
+        uint64_t count = 0;
+        for (int i = 0; i < n; i += 4) {
+            vpmu_lanes_t lanes = vpmu_lanes_at(from + i);
+            vpmu_lanes_t mine = lanes & vpmu_lanes_at(mask + i);
+            lanes ^= mine;
+            __builtin_memcpy(to + i, &mine, sizeof mine);
+            __builtin_memcpy(from + i, &lanes, sizeof lanes);
+            count += vpmu_nonzero(mine);
         }
         return count;
     }
@@ -99,16 +105,22 @@ cdef extern from *:
             over |= value & beyond;
             __builtin_memcpy(counter + i, &value, sizeof value);
         }
+    #if defined(__AVX2__) && defined(__GNUC__) && !defined(__clang__)
+        typedef long long vpmu_signed_t __attribute__((vector_size(32)));
+        return !__builtin_ia32_ptestz256((vpmu_signed_t)over, (vpmu_signed_t)over);
+    #else
         return over[0] | over[1] | over[2] | over[3];
+    #endif
     }
     """
     # In all of them n is a multiple of 4, and a mask is all ones for words that are meant.
-    uint64_t nonzero_lanes "vpmu_nonzero_lanes" (const uint64_t *words, const uint64_t *mask, int n) noexcept nogil
     void save_lanes "vpmu_save_lanes" (uint64_t *to, const uint64_t *source, const uint64_t *mask, int n) noexcept nogil
     # Return how many changed.
     uint64_t replace_lanes "vpmu_replace_lanes" (
         uint64_t *to, const uint64_t *source, const uint64_t *mask, int n,
     ) noexcept nogil
+    # save_lanes() and clear_lanes() in one.
+    uint64_t move_lanes "vpmu_move_lanes" (uint64_t *to, uint64_t *source, const uint64_t *mask, int n) noexcept nogil
     # Return how many were not 0.
     uint64_t clear_lanes "vpmu_clear_lanes" (uint64_t *words, const uint64_t *mask, int n) noexcept nogil
     # Advance n counters by what occurs while two activities run for fewer than 2**26 cycles each; nonzero

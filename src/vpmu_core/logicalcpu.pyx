@@ -44,6 +44,7 @@ cdef void take_over(logical_cpu_t *cpu, machine_t *m, const machine_t *before) n
     m.next_position = before.next_position
     m.next_mux, m.next_tick = before.next_mux, before.next_tick
     m.rotations = before.rotations
+    m.due = 0
     m.pmi_arrival, m.flight = before.pmi_arrival, before.flight & ~<uint32_t>FLIGHT_GUEST
     m.host_pmi = before.host_pmi
 
@@ -174,6 +175,7 @@ cdef void _switch(logical_cpu_t *cpu, bint preempted) noexcept nogil:
         if seat.of_workload:
             draw_work(m)
     m.preempt_at = _end_of_turn(cpu, now)
+    m.due = min(m.due, m.preempt_at)
 
 
 cdef void start_first(logical_cpu_t *cpu) noexcept nogil:
@@ -183,6 +185,7 @@ cdef void start_first(logical_cpu_t *cpu) noexcept nogil:
     seat.turns = 1
     begin(seat.m)
     seat.m.preempt_at = _end_of_turn(cpu, 0)
+    seat.m.due = 0
 
 
 cdef inline void _note_exit(seat_t *seat, int kind, int cpl, bint emulates, bint of_workload) noexcept nogil:
@@ -221,6 +224,7 @@ cdef void run_vcpus(logical_cpu_t *cpu) noexcept nogil:
     """Run until workload code would run at the end, or the budget is used up."""
     cdef machine_t *m = cpu.seat[cpu.current].m
     m.yielded = False
+    m.due = 0
     while True:
         m = cpu.seat[cpu.current].m
         if m.wall - m.clock[IDLE] > 2 * m.end:
@@ -251,6 +255,7 @@ cdef void read_next(logical_cpu_t *cpu, machine_t *m, const seat_t *seat, machin
     leave_cpu(cpu, before)
     take_over(cpu, m, before)
     m.finishing = True
+    m.due = 0
     m.stopped = RUNNING
     m.phase = PHASE_READOUT
     m.preempt_at = NEVER

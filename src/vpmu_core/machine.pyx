@@ -70,6 +70,7 @@ cdef void finish(machine_t *m) noexcept nogil:
     """Read guest perf out, whatever has stopped the run."""
     cdef int i
     m.finishing = True
+    m.due = 0
     m.stopped = RUNNING
     m.phase = PHASE_READOUT
     m.patience = running_clock(m) + 2 * m.end

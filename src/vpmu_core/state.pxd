@@ -61,6 +61,7 @@ cdef struct controls_t:  # what a switch loads: the guest's controls as far as t
     uint64_t fixed_ctr_ctrl
     uint32_t local[2]
     uint32_t interrupt
+    uint32_t nonzero  # slots whose selector is not 0
 
 cdef struct pmi_tally_t:
     uint64_t raised
@@ -112,6 +113,7 @@ cdef struct machine_s:
     uint64_t left  # work cycles up to the next work exit
     uint64_t next_wall  # instant of the next host interrupt, on the wall clock less idle time
     uint64_t pmi_arrival  # wall instant of the PMI in flight, NEVER if none
+    uint64_t due  # nothing that has an instant is due before this one, of the wall clock; 0: not known
     uint64_t user_share  # 2**-32
     uint64_t rate[ACTIVITIES][EVENTS]  # 2**-32 events per cycle
     uint64_t cost[COSTS]

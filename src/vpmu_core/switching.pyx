@@ -2,11 +2,11 @@
 """Running a switch program: guest state into hardware, and out of it (docs/machine.md, section 8.1)."""
 from libc.string cimport memcpy
 
-from vpmu_core._types cimport NEVER, uint16_t, uint32_t, uint64_t
+from vpmu_core._types cimport NEVER, popcount32, uint16_t, uint32_t, uint64_t
 from vpmu_core.blocks cimport block_t, program_t, straight_t
 from vpmu_core.hostperf cimport host_events_in, host_events_out
 from vpmu_core.kinds cimport COST_WRMSR, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_SELECTOR, ORIGIN_HYPERVISOR
-from vpmu_core.lanes cimport clear_lanes, nonzero_lanes, replace_lanes, save_lanes
+from vpmu_core.lanes cimport clear_lanes, move_lanes, replace_lanes, save_lanes
 from vpmu_core.unit cimport FIXED_LANES, FIXED_SLOT, GP_LANES, LVTPC_MASKED, LVTPC_NMI
 from vpmu_core.counting cimport host_activity, host_advance
 from vpmu_core.state cimport machine_t
@@ -23,6 +23,9 @@ from vpmu_core.timeline cimport check_arrival
 cdef inline uint64_t _loop_counters(machine_t *m, uint16_t flags, int first, int lanes) noexcept nogil:
     """RDPMC and counter writes of a loop; returns how many of its conditional writes took place."""
     cdef uint64_t writes = 0
+    if flags & (LOOP_SAVE | LOOP_COUNTER_ZERO) == LOOP_SAVE | LOOP_COUNTER_ZERO:
+        writes = move_lanes(&m.guest.counter[first], &m.hardware.counter[first], &m.guest_lane[first], lanes)
+        return writes if flags & (LOOP_COUNTER_DIFFERS | LOOP_COUNTER_NONZERO) else 0
     if flags & LOOP_SAVE:
         save_lanes(&m.guest.counter[first], &m.hardware.counter[first], &m.guest_lane[first], lanes)
     if flags & LOOP_COUNTER_GUEST:
@@ -52,7 +55,7 @@ cdef inline uint64_t _loop_selectors(machine_t *m, uint16_t flags) noexcept nogi
     m.hardware.local[0] &= ~members
     m.hardware.local[1] &= ~members
     m.hardware.interrupt &= ~members
-    return nonzero_lanes(m.loaded.selector, m.guest_lane, GP_LANES) if flags & LOOP_SELECTOR_NONZERO else 0
+    return popcount32(m.loaded.nonzero & members) if flags & LOOP_SELECTOR_NONZERO else 0
 
 
 cdef inline void _load_fixed_ctr_ctrl(machine_t *m, bint zero) noexcept nogil:
@@ -64,7 +67,7 @@ cdef inline void _load_fixed_ctr_ctrl(machine_t *m, bint zero) noexcept nogil:
     m.hardware.interrupt = (m.hardware.interrupt & gp) | (0 if zero else m.loaded.interrupt & ~gp)
 
 
-cdef inline uint64_t _toggle_status(machine_t *m, uint64_t status) noexcept nogil:
+cdef uint64_t _toggle_status(machine_t *m, uint64_t status) noexcept nogil:
     # Through STATUS_RESET and STATUS_SET; returns how many of the two were written.
     cdef uint64_t reset = status & ~m.guest.global_status, set_ = m.guest.global_status & ~status
     m.hardware.global_status = (m.hardware.global_status & ~reset) | set_
@@ -150,34 +153,43 @@ cdef uint64_t _run_blocks(machine_t *m, const program_t *p, const uint64_t *cycl
 cdef inline uint64_t _run_straight(machine_t *m, const straight_t *all, const uint64_t *cycles) noexcept nogil:
     """All blocks in one; returns the conditional writes that took place."""
     cdef uint64_t status = 0, writes = _registers(m, &all.registers, &status)
-    cdef uint64_t conditional = _how_many(writes) * m.cost[COST_WRMSR]
+    cdef uint64_t conditional = _how_many(writes) * m.cost[COST_WRMSR], before, after
     m.spent[COST_WRMSR] += conditional
     if all.global_ctrl_zero:
         m.hardware.global_ctrl = 0
     if all.lvtpc:
         _write_lvtpc(m, all.lvtpc)
-    m.wall += cycles[0] + cycles[1] + conditional
-    m.clock[host_activity(m)] += cycles[0] + (conditional if all.registers_first else 0)
+    before = cycles[0] + (conditional & all.conditional_before)
+    after = cycles[1] + (conditional & ~all.conditional_before)
+    m.wall += before + after
+    m.clock[host_activity(m)] += before
     if all.perf:
         m.blind = all.perf == POINT_PERF_LOAD
-    m.clock[host_activity(m)] += cycles[1] + (0 if all.registers_first else conditional)
+    m.clock[host_activity(m)] += after
     return writes
 
 
-cdef inline void _run_program(machine_t *m, int half, const program_t *p) noexcept nogil:
+cdef inline void _tally(machine_t *m, uint64_t writes) noexcept nogil:
     cdef uint64_t *tallies = m.ops[m.phase][ORIGIN_HYPERVISOR]
-    cdef uint64_t writes
-    m.runs[m.phase][half] += 1
-    if p.straight.possible and not m.has_host and m.pmi_arrival == NEVER:
-        writes = _run_straight(m, &p.straight, m.straight_cycles[half])
-    elif m.steps != NULL:
-        run_steps(m, half)  # there are no blocks
-        return
-    else:
-        writes = _run_blocks(m, p, m.block_cycles[half])
     tallies[OP_WRMSR_COUNTER] += writes & FIELD
     tallies[OP_WRMSR_SELECTOR] += writes >> 10 & FIELD
     tallies[OP_WRMSR_GLOBAL] += writes >> 20
+
+
+cdef void _run_watched(machine_t *m, int half, const program_t *p) noexcept nogil:
+    """With somebody there who notices when what happens: host events, a PMI in flight, or whoever watches steps."""
+    if m.steps != NULL:
+        run_steps(m, half)  # there are no blocks
+    else:
+        _tally(m, _run_blocks(m, p, m.block_cycles[half]))
+
+
+cdef inline void _run_program(machine_t *m, int half, const program_t *p) noexcept nogil:
+    m.runs[m.phase][half] += 1
+    if p.straight.possible and not m.has_host and m.pmi_arrival == NEVER:
+        _tally(m, _run_straight(m, &p.straight, m.straight_cycles[half]))
+    else:
+        _run_watched(m, half, p)
 
 
 cdef void load_guest(machine_t *m) noexcept nogil:

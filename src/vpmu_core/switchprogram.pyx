@@ -6,7 +6,7 @@ sequence becomes, for the counters that the guest has, a few blocks, each a set 
 somebody could notice the time. How often operations without a condition access the PMU is known then: runs are counted,
 and only conditional writes are tallied one by one.
 """
-from vpmu_core._types cimport popcount32, uint8_t, uint16_t, uint32_t, uint64_t
+from vpmu_core._types cimport ALL_ONES, popcount32, uint8_t, uint16_t, uint32_t, uint64_t
 from vpmu_core.blocks cimport block_t, program_t, straight_t
 from vpmu_core.kinds cimport (
     COST_PERF_GUEST_CONTEXT, COST_RDMSR, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC, OP_RDMSR, OP_RDPMC,
@@ -95,7 +95,7 @@ cdef bint _join(straight_t *all, const block_t *b) noexcept:
     ):
         return False
     if b.registers:
-        all.registers_first = not all.perf
+        all.conditional_before = 0 if all.perf else ALL_ONES
     r.flags |= b.flags
     r.fixed_flags |= b.fixed_flags
     r.fixed_ctr_ctrl |= b.fixed_ctr_ctrl

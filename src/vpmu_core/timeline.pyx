@@ -94,8 +94,7 @@ cdef void _take_work(machine_t *m) noexcept nogil:
         m.next_idle = m.exits[m.next_kind].idle
 
 
-cdef void draw_work(machine_t *m) noexcept nogil:
-    """The next exit of the workload: gap, kind, times."""
+cdef inline void _draw_work(machine_t *m) noexcept nogil:
     cdef stream_t stream
     if m.trace.gap != NULL or m.work_stream.mean_gap == 0 or m.work_stream.rate != NULL:
         _take_work(m)
@@ -106,6 +105,11 @@ cdef void draw_work(machine_t *m) noexcept nogil:
     m.work_stream.generator = stream.generator
     m.next_handling = m.exits[m.next_kind].handling
     m.next_idle = m.exits[m.next_kind].idle
+
+
+cdef void draw_work(machine_t *m) noexcept nogil:
+    """The next exit of the workload: gap, kind, times."""
+    _draw_work(m)
 
 
 cdef void _draw_wall(machine_t *m) noexcept nogil:
@@ -187,11 +191,23 @@ cdef void _idle(machine_t *m, uint64_t idle) noexcept nogil:
         idle -= d
 
 
-cdef void _retire(machine_t *m, int cpl) noexcept nogil:
-    """One instruction that the hypervisor emulated: an occurrence outside all clocks."""
-    cdef uint32_t wanted, left, different
+cdef void _note_emulated(machine_t *m, uint32_t wanted, uint32_t different) noexcept nogil:
+    """The ledger of an emulated instruction that a counter misses, or should have missed."""
     cdef guest_event_t *e
-    cdef int slot, i
+    cdef int i
+    for i in range(m.guest_events):
+        e = &m.guest_event[i]
+        if e.active and different >> e.slot & 1:
+            if wanted >> e.slot & 1:
+                e.losses[CAUSE_FILTERED if m.denied >> e.slot & 1 else CAUSE_EMULATED_INSTRUCTION] += 1
+            else:
+                e.gains[CAUSE_EMULATED_INSTRUCTION] += 1
+
+
+cdef inline void _retire(machine_t *m, int cpl) noexcept nogil:
+    # One instruction that the hypervisor emulated: an occurrence outside all clocks.
+    cdef uint32_t wanted, left, different
+    cdef int slot
     if m.guest_events == 0 and m.program_steps == 0:
         return
     m.retired[cpl > 0] += 1
@@ -203,13 +219,7 @@ cdef void _retire(machine_t *m, int cpl) noexcept nogil:
         m.ideal.counter[slot] = (m.ideal.counter[slot] + 1) & width_mask(&m.ideal, slot)
     different = wanted ^ m.design.retire(m, cpl)
     if different:
-        for i in range(m.guest_events):
-            e = &m.guest_event[i]
-            if e.active and different >> e.slot & 1:
-                if wanted >> e.slot & 1:
-                    e.losses[CAUSE_FILTERED if m.denied >> e.slot & 1 else CAUSE_EMULATED_INSTRUCTION] += 1
-                else:
-                    e.gains[CAUSE_EMULATED_INSTRUCTION] += 1
+        _note_emulated(m, wanted, different)
 
 
 cdef inline void _read_global_ctrl(machine_t *m) noexcept nogil:
@@ -254,6 +264,26 @@ cdef inline int _exit_begins(machine_t *m, int kind, bint emulates, uint64_t han
     return kind
 
 
+cdef void _before_entry(machine_t *m, int kind) noexcept nogil:
+    """What is due or requested when KVM has left its fastpath loop (vcpu_enter_guest())."""
+    if (m.wall >= m.next_mux or m.wall >= m.next_tick) and timer_due(m):
+        serve_timers(m)
+    _due_interrupts(m)
+    if m.wall >= m.filter_due and kind != FASTPATH and not m.finishing:
+        change_filter(m)
+    if m.vector_pending:
+        m.vector_pending = False
+        spend(m, COST_INTERRUPT_EXIT)
+        request_guest_pmi(m)
+    if m.design.requests != NULL and m.reprogram:
+        m.design.requests(m)
+    if m.pmi_requested:
+        m.pmi_requested = False
+        spend(m, COST_PMI_INJECTION)
+        _deliver_to_guest(m)
+    check_arrival(m)
+
+
 cdef inline void _exit_ends(
     machine_t *m, int kind, int cpl, bint emulates, int effect, access_t *access
 ) noexcept nogil:
@@ -274,23 +304,10 @@ cdef inline void _exit_ends(
         _retire(m, cpl)
     check_arrival(m)
     # A request makes KVM leave its fastpath loop (kvm_vcpu_exit_request()).
-    if kind != FASTPATH or m.reprogram or m.pmi_requested:
-        if (m.wall >= m.next_mux or m.wall >= m.next_tick) and timer_due(m):
-            serve_timers(m)
-        _due_interrupts(m)
-        if m.wall >= m.filter_due and kind != FASTPATH and not m.finishing:
-            change_filter(m)
-        if m.vector_pending:
-            m.vector_pending = False
-            spend(m, COST_INTERRUPT_EXIT)
-            request_guest_pmi(m)
-        if design.requests != NULL and m.reprogram:
-            design.requests(m)
-        if m.pmi_requested:
-            m.pmi_requested = False
-            spend(m, COST_PMI_INJECTION)
-            _deliver_to_guest(m)
-        check_arrival(m)
+    if m.reprogram or m.pmi_requested:
+        _before_entry(m, kind)
+    elif kind != FASTPATH and (m.wall >= m.due or m.vector_pending):
+        _before_entry(m, kind)
     if m.flags >> kind & 1:
         design.load(m)
         check_arrival(m)
@@ -303,18 +320,29 @@ cdef inline void _exit_ends(
     m.in_guest = True
 
 
+cdef void _block(machine_t *m, uint64_t idle) noexcept nogil:
+    """HLT."""
+    if m.design.block != NULL:
+        m.design.block(m)
+    _idle(m, idle)
+    if m.design.wake != NULL:
+        m.design.wake(m)
+
+
+cdef inline void _exit(
+    machine_t *m, int kind, int cpl, bint emulates, uint64_t handling, uint64_t idle, int effect, access_t *access
+) noexcept nogil:
+    cdef int handled_as = _exit_begins(m, kind, emulates, handling)
+    if idle:
+        _block(m, idle)
+    _exit_ends(m, handled_as, cpl, emulates, effect, access)
+
+
 cdef void vm_exit(
     machine_t *m, int kind, int cpl, bint emulates, uint64_t handling, uint64_t idle, int effect, access_t *access
 ) noexcept nogil:
     """One exit, from leaving guest mode to entering it again (docs/machine.md, section 4)."""
-    cdef int handled_as = _exit_begins(m, kind, emulates, handling)
-    if idle:
-        if m.design.block != NULL:
-            m.design.block(m)
-        _idle(m, idle)
-        if m.design.wake != NULL:
-            m.design.wake(m)
-    _exit_ends(m, handled_as, cpl, emulates, effect, access)
+    _exit(m, kind, cpl, emulates, handling, idle, effect, access)
 
 
 cdef int exit_begins(machine_t *m, int kind, bint emulates, uint64_t handling) noexcept nogil:
@@ -330,14 +358,73 @@ cdef void exit_ends(machine_t *m, int kind, int cpl, bint emulates, int effect, 
 
 # -- guest code -------------------------------------------------------------------------------------------------------
 
-cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexcept nogil:
-    """Run guest code and everything that interrupts it; return what is left when the run ended, stopped or yielded.
+cdef inline bint _undisturbed(const machine_t *m, uint64_t cycles) noexcept nogil:
+    # Nothing is due before the end of so many cycles of guest code, nor waits to be taken.
+    return m.wall + cycles < m.due and not (m.vector_pending or m.nmi_pending or m.stopped)
 
-    Handler code is spent on ``cost``.
-    """
-    cdef uint64_t d, bound  # cycles up to the first instant at which something is due
-    cdef bint left_alone, undisturbed
-    cdef planned_exit_t *wall
+
+cdef void _take_nmi(machine_t *m) noexcept nogil:
+    if m.handlers_since != m.wall:
+        m.handlers_since = m.wall
+        m.handlers_at_once = 0
+    m.handlers_at_once += 1
+    if m.handlers_at_once <= HANDLERS_AT_ONCE:
+        m.guest_pmi_handler(m)
+
+
+cdef void _take_interrupt(machine_t *m) noexcept nogil:
+    """A host interrupt."""
+    cdef const planned_exit_t *wall = &m.exits[m.next_wall_kind]
+    m.exit_count[m.next_wall_kind] += 1
+    _draw_wall(m)
+    vm_exit(m, wall.kind, wall.cpl, wall.emulates, wall.handling, wall.idle, EFFECT_NONE, NULL)
+
+
+cdef bint _interrupted(machine_t *m, bint left_alone) noexcept nogil:
+    """Take the first of what is due now; whether there was any."""
+    if m.wall >= m.pmi_arrival:
+        arrive(m)
+    elif m.vector_pending:
+        m.vector_pending = False
+        m.pmu_exits[EXIT_EXTERNAL_INTERRUPT] += 1
+        vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_PMI, NULL)
+    elif m.nmi_pending and not m.nmi_in_service and not left_alone:
+        _take_nmi(m)
+    elif running_clock(m) >= m.next_wall and not left_alone:
+        _take_interrupt(m)
+    elif m.wall >= min(m.next_mux, m.next_tick) and not left_alone:
+        m.pmu_exits[EXIT_EXTERNAL_INTERRUPT] += 1
+        vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_NONE, NULL)
+    elif m.wall >= m.filter_due and not m.finishing:
+        # kvm_make_all_cpus_request(): the interrupt that makes the vCPU look at its requests.
+        m.pmu_exits[EXIT_EXTERNAL_INTERRUPT] += 1
+        vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_KICK, NULL)
+    else:
+        return False
+    return True
+
+
+cdef uint64_t _first_interruption(const machine_t *m, bint left_alone) noexcept nogil:
+    """The instant of the first of what interrupts any guest code."""
+    cdef uint64_t first = m.pmi_arrival
+    if not left_alone:
+        first = min(first, m.next_wall + (m.wall - running_clock(m)))
+        first = min(first, min(m.next_mux, m.next_tick))
+    return first if m.finishing else min(first, m.filter_due)
+
+
+cdef inline uint64_t _segment(machine_t *m, int kind, uint64_t cycles, int cost) noexcept nogil:
+    cdef uint64_t d = guest_segment(m, kind, cycles)
+    m.budget -= 1
+    if kind == HANDLER:
+        m.spent[cost] += d
+    return d
+
+
+cdef uint64_t _run_disturbed(machine_t *m, int kind, uint64_t cycles, int cost) noexcept nogil:
+    """run_guest() when something is due, or may be."""
+    cdef uint64_t until, work_until
+    cdef bint left_alone
     while True:
         if m.stopped or (exhausted(m) and not m.finishing):
             m.stopped = STOPPED_NO_PROGRESS
@@ -345,39 +432,9 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
         if m.wall >= m.preempt_at and kind == WORK:
             m.gives_way = True
             return cycles
-        if m.wall >= m.pmi_arrival:
-            arrive(m)
-            continue
-        if m.vector_pending:
-            m.vector_pending = False
-            m.pmu_exits[EXIT_EXTERNAL_INTERRUPT] += 1
-            vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_PMI, NULL)
-            continue
         left_alone = _left_alone(m)
-        if m.nmi_pending and not m.nmi_in_service and not left_alone:
-            if m.handlers_since != m.wall:
-                m.handlers_since = m.wall
-                m.handlers_at_once = 0
-            m.handlers_at_once += 1
-            if m.handlers_at_once <= HANDLERS_AT_ONCE:
-                m.guest_pmi_handler(m)
+        if _interrupted(m, left_alone):
             continue
-        if running_clock(m) >= m.next_wall and not left_alone:
-            wall = &m.exits[m.next_wall_kind]
-            m.exit_count[m.next_wall_kind] += 1
-            _draw_wall(m)
-            vm_exit(m, wall.kind, wall.cpl, wall.emulates, wall.handling, wall.idle, EFFECT_NONE, NULL)
-            continue
-        if m.wall >= min(m.next_mux, m.next_tick) and not left_alone:
-            m.pmu_exits[EXIT_EXTERNAL_INTERRUPT] += 1
-            vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_NONE, NULL)
-            continue
-        if m.wall >= m.filter_due and not m.finishing:
-            # kvm_make_all_cpus_request(): the interrupt that makes the vCPU look at its requests.
-            m.pmu_exits[EXIT_EXTERNAL_INTERRUPT] += 1
-            vm_exit(m, KERNEL, 0, False, 0, 0, EFFECT_KICK, NULL)
-            continue
-        bound = m.pmi_arrival - m.wall
         if kind == WORK:
             if m.wall >= m.next_timer:
                 m.guest_timers(m)
@@ -388,25 +445,35 @@ cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexc
             if m.budget <= 0:
                 m.yielded = True
                 return cycles
-            bound = min(bound, min(min(m.end, m.preempt_at), m.next_timer) - m.wall)
+        until = _first_interruption(m, left_alone)
+        work_until = min(until, min(min(m.end, m.preempt_at), m.next_timer))
+        m.due = 0 if m.finishing else work_until
+        if kind == WORK:
+            until = work_until
         if cycles == 0:
             return 0
-        if not left_alone:
-            bound = min(bound, m.next_wall - running_clock(m))
-            bound = min(bound, min(m.next_mux, m.next_tick) - m.wall)
-        if not m.finishing:
-            bound = min(bound, m.filter_due - m.wall)
-        undisturbed = kind == WORK and cycles < bound and m.pmi_arrival == NEVER
-        d = guest_segment(m, kind, min(cycles, bound))
-        cycles -= d
-        if kind == HANDLER:
-            m.spent[cost] += d
-        m.budget -= 1
+        cycles -= _segment(m, kind, min(cycles, until - m.wall), cost)
+        if cycles == 0 and m.wall < m.due:
+            return 0
         if kind == WORK and m.wall >= m.end:
             m.ended = True
             return cycles
-        if undisturbed and cycles == 0 and m.pmi_arrival == NEVER:
+
+
+cdef inline uint64_t _run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexcept nogil:
+    if _undisturbed(m, cycles) and (kind == HANDLER or m.budget > 0):
+        cycles -= _segment(m, kind, cycles, cost)
+        if cycles == 0 and m.wall < m.due:
             return 0
+    return _run_disturbed(m, kind, cycles, cost)
+
+
+cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexcept nogil:
+    """Run guest code and everything that interrupts it; return what is left when the run ended, stopped or yielded.
+
+    Handler code is spent on ``cost``.
+    """
+    return _run_guest(m, kind, cycles, cost)
 
 
 cdef void start(machine_t *m) noexcept nogil:
@@ -431,13 +498,14 @@ cdef void run(machine_t *m) noexcept nogil:
     """Run workload code and its exits until the run ends, stops, or has used up its budget."""
     cdef planned_exit_t *e
     m.yielded = False
+    m.due = 0
     while True:
         if m.fast_forward != NULL:
             m.fast_forward(m)
-        m.left = run_guest(m, WORK, m.left, 0)
+        m.left = _run_guest(m, WORK, m.left, 0)
         if m.ended or m.stopped or m.yielded:
             return
         e = &m.exits[m.next_kind]
         m.exit_count[m.next_kind] += 1
-        vm_exit(m, e.kind, e.cpl, e.emulates, m.next_handling, m.next_idle, EFFECT_NONE, NULL)
-        draw_work(m)
+        _exit(m, e.kind, e.cpl, e.emulates, m.next_handling, m.next_idle, EFFECT_NONE, NULL)
+        _draw_work(m)

@@ -52,6 +52,7 @@ cdef struct pmu_t:
     const event_codes_t *codes
     uint32_t slots  # existing counters
     uint32_t local[2]  # slots enabled by their own control at CPL 0 [0] and CPL > 0 [1]
+    uint32_t levels[2]  # slots whose control names the level, enabled or not; hardware in a switch: not kept
     uint32_t interrupt  # slots whose overflow requests a PMI
     uint8_t event[SLOTS]  # EVENT_* that the slot counts
     uint8_t admitted  # AMD: combinations of HostOnly (bit 1) and GuestOnly (bit 0) that count; else all
@@ -142,6 +143,8 @@ cdef inline void write_selector(pmu_t *pmu, int slot, uint64_t value) noexcept n
     pmu.event[slot] = event_of_selector(pmu.codes, value)
     pmu.local[0] = (pmu.local[0] | bit) if on and value & SELECTOR_OS else (pmu.local[0] & ~bit)
     pmu.local[1] = (pmu.local[1] | bit) if on and value & SELECTOR_USR else (pmu.local[1] & ~bit)
+    pmu.levels[0] = (pmu.levels[0] | bit) if value & SELECTOR_OS else (pmu.levels[0] & ~bit)
+    pmu.levels[1] = (pmu.levels[1] | bit) if value & SELECTOR_USR else (pmu.levels[1] & ~bit)
     pmu.interrupt = (pmu.interrupt | bit) if value & SELECTOR_INT else (pmu.interrupt & ~bit)
 
 
@@ -161,4 +164,6 @@ cdef inline void write_fixed_ctr_ctrl(pmu_t *pmu, uint64_t value) noexcept nogil
     pmu.fixed_ctr_ctrl = value
     pmu.local[0] = (pmu.local[0] & 0xFFFF) | os
     pmu.local[1] = (pmu.local[1] & 0xFFFF) | user
+    pmu.levels[0] = (pmu.levels[0] & 0xFFFF) | os
+    pmu.levels[1] = (pmu.levels[1] & 0xFFFF) | user
     pmu.interrupt = (pmu.interrupt & 0xFFFF) | interrupt

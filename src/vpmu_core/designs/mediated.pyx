@@ -6,7 +6,7 @@ Its reactions serve the designs that differ from it in what traps, and in what a
 from cpython.pycapsule cimport PyCapsule_New
 from libc.string cimport memset
 
-from vpmu_core._types cimport lowest_bit, uint32_t
+from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
 from vpmu_core.eventfilter cimport load_control
 from vpmu_core.hostsample cimport host_nmi_handler
 from vpmu_core.hostsched cimport place_host_events, thread_sleeps, thread_wakes
@@ -21,7 +21,7 @@ from vpmu_core.unit cimport LVTPC_NMI, bits_of, slots_of, width_mask
 from vpmu_core.switching cimport load_guest, put_guest
 from vpmu_core.counting cimport spend
 from vpmu_core.state cimport access_t, design_t, machine_t
-from vpmu_core.timeline cimport check_arrival, request_guest_pmi, vm_exit
+from vpmu_core.timeline cimport check_arrival, vm_exit
 
 
 cdef void mediated_leave(machine_t *m) noexcept nogil:
@@ -52,23 +52,33 @@ cdef void mediated_access(machine_t *m, access_t *a) noexcept nogil:
         access_registers(m, a)
 
 
+cdef void _overflow_in_memory(machine_t *m, uint32_t wrapped) noexcept nogil:
+    m.guest.global_status |= bits_of(wrapped)
+    request_for_each(m, wrapped & m.guest.interrupt)
+    while wrapped:
+        m.overflow_at[lowest_bit(wrapped)] = m.wall
+        wrapped &= wrapped - 1
+
+
+cdef void _retire_in_hardware(machine_t *m, uint32_t counted) noexcept nogil:
+    request_for_each(m, retire_resident(m, counted))
+
+
 cdef uint32_t mediated_retire(machine_t *m, int cpl) noexcept nogil:
-    cdef uint32_t counted = counting_at(m, cpl), left = counted, bit
+    cdef uint32_t counted = counting_at(m, cpl), left = counted, wrapped = 0
+    cdef uint64_t value
     cdef int slot
     if m.guest_in_hardware:
-        request_for_each(m, retire_resident(m, counted))
+        _retire_in_hardware(m, counted)
         return counted
     while left:
         slot = lowest_bit(left)
         left &= left - 1
-        bit = <uint32_t>1 << slot
-        m.guest.counter[slot] = (m.guest.counter[slot] + 1) & width_mask(&m.guest, slot)
-        if m.guest.counter[slot] == 0:
-            m.overflow_at[slot] = m.wall
-            m.guest.global_status |= bits_of(bit)
-            if m.guest.interrupt & bit:
-                m.pmi.raised += 1
-                request_guest_pmi(m)
+        value = (m.guest.counter[slot] + 1) & width_mask(&m.guest, slot)
+        m.guest.counter[slot] = value
+        wrapped |= <uint32_t>(value == 0) << slot
+    if wrapped:
+        _overflow_in_memory(m, wrapped)
     return counted
 
 
