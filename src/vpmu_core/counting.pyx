@@ -3,25 +3,22 @@
 from libc.string cimport memcpy
 
 from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
-from vpmu_core.activity cimport between, between_short, occurrences
+from vpmu_core.activity cimport between
 from vpmu_core.hostsched cimport TASK
 from vpmu_core.kinds cimport (
     ACCESS_COUNTER, ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_GLOBAL_STATUS, ACCESS_LVTPC, ACCESS_OVF_CTRL, ACCESS_RDPMC,
     ACCESS_SELECTOR, ACTIVITIES, CAUSE_CEDED, CAUSE_FILTERED, CAUSE_HOST_STALE, CAUSE_NONE, CAUSE_NOT_SCHEDULED,
     CAUSE_PMU_DISABLED, CAUSE_WINDOW, CAUSE_WRONG_COUNTER, FLIGHT_GUEST, FLIGHT_HOST, GUEST_HANDLER, GUEST_KERNEL,
-    GUEST_USER, HANDLER, HOST_CEDED, HOST_ERROR, HOST_INACTIVE, HOST_TASK, WINDOW_IS_GUEST, WORK,
+    GUEST_USER, HOST_CEDED, HOST_ERROR, HOST_INACTIVE, HOST_TASK, WINDOW_IS_GUEST,
 )
-from vpmu_core.lanes cimport advance_lanes
 from vpmu_core.perfevents cimport guest_event_t, host_event_t
 from vpmu_core.unit cimport (
-    EVENT_INSTRUCTIONS, FIXED_LANES, FIXED_SLOT, GP_LANES, SELECTOR_OS, SELECTOR_USR, SLOTS, bits_of, enabled, pmu_t, width_mask,
-    write_fixed_ctr_ctrl, write_selector,
+    EVENT_INSTRUCTIONS, SELECTOR_OS, SELECTOR_USR, SLOTS, bits_of, enabled, pmu_t, width_mask, write_fixed_ctr_ctrl,
+    write_selector,
 )
 from vpmu_core.random cimport sfc64_next
 from vpmu_core.steps cimport BREACH_HOST_COUNTS
-from vpmu_core.state cimport LANES, NOTHING_COUNTED, access_t, machine_t
-
-cdef uint64_t SHORT = 1 << 26  # below this many cycles, 64-bit arithmetic counts exactly
+from vpmu_core.state cimport NOTHING_COUNTED, access_t, machine_t
 
 
 cdef void rate_slots(machine_t *m) noexcept nogil:
@@ -35,16 +32,9 @@ cdef void rate_slots(machine_t *m) noexcept nogil:
         m.counted[a] = NOTHING_COUNTED
 
 
-cdef inline bint _stale(const machine_t *m) noexcept nogil:
-    # The events of fixed counters never change.
-    cdef uint64_t events = 0
-    memcpy(&events, m.hardware.event, sizeof(events))
-    return events != m.rated_events
-
-
 cdef void refresh_rates(machine_t *m) noexcept nogil:
     """Bring hardware_rate up to date with what the selectors choose."""
-    if _stale(m):
+    if rates_are_stale(m):
         rate_slots(m)
 
 
@@ -53,7 +43,7 @@ cdef inline bint _throttled(const machine_t *m, const host_event_t *e) noexcept 
     return e.throttled and e.slot >= 0 and m.hardware.global_ctrl & bits_of(<uint32_t>1 << e.slot) != 0
 
 
-cdef void _charge_host_events(
+cdef void charge_host_events(
     machine_t *m, bint guest, int a, bint user, uint32_t on, uint64_t start, uint64_t cycles
 ) noexcept nogil:
     """The ledger of the host's own events for one piece of an activity."""
@@ -121,9 +111,9 @@ cdef void count_host_time(machine_t *m, int a, uint64_t cycles) noexcept nogil:
         left &= left - 1
         value = m.hardware.counter[slot] + between(m.hardware_rate[a][slot], m.clock[a], m.clock[a] + cycles)
         m.hardware.counter[slot] = value & width_mask(&m.hardware, slot)
-    _charge_host_events(m, False, a, user, on, m.clock[a], cycles)
+    charge_host_events(m, False, a, user, on, m.clock[a], cycles)
     m.hardware.global_status |= bits_of(wrapped)
-    own = _own_slots(m) if wrapped else 0
+    own = own_slots(m) if wrapped else 0
     if not m.samples_host and m.steps == NULL:
         m.stray_counts += wrapped != 0
     left = wrapped & ~own
@@ -136,7 +126,7 @@ cdef void count_host_time(machine_t *m, int a, uint64_t cycles) noexcept nogil:
         left &= left - 1
     wrapped &= m.hardware.interrupt
     while wrapped:
-        _raise_pmi(m, FLIGHT_HOST if own >> lowest_bit(wrapped) & 1 else FLIGHT_GUEST, m.wall + first)
+        raise_pmi(m, FLIGHT_HOST if own >> lowest_bit(wrapped) & 1 else FLIGHT_GUEST, m.wall + first)
         wrapped &= wrapped - 1
 
 
@@ -162,39 +152,7 @@ cdef uint64_t first_host_wrap(const machine_t *m, int a, uint64_t cycles) noexce
     return cycles
 
 
-cdef inline uint64_t _user_clock(const machine_t *m, uint64_t work) noexcept nogil:
-    return occurrences(m.user_share, work)
-
-
-cdef uint64_t _segment_count(const machine_t *m, int slot, int kind, uint64_t cycles) noexcept nogil:
-    """Occurrences that a slot sees in the next cycles of guest code, in closed form."""
-    cdef uint64_t n = 0, user, at
-    cdef uint32_t user_on = enabled(&m.hardware, True), kernel_on = enabled(&m.hardware, False)
-    if kind == HANDLER:
-        at = m.clock[GUEST_HANDLER]
-        return between(m.hardware_rate[GUEST_HANDLER][slot], at, at + cycles) if kernel_on >> slot & 1 else 0
-    user = _user_clock(m, m.work + cycles)
-    if user_on >> slot & 1:
-        n = between(m.hardware_rate[GUEST_USER][slot], m.clock[GUEST_USER], user)
-    if kernel_on >> slot & 1:
-        n += between(m.hardware_rate[GUEST_KERNEL][slot], m.clock[GUEST_KERNEL], m.work + cycles - user)
-    return n
-
-
-cdef uint64_t _first_wrap(const machine_t *m, int slot, int kind, uint64_t cycles) noexcept nogil:
-    """The smallest number of cycles after which the slot has wrapped, given that it has after ``cycles``."""
-    cdef uint64_t low = 0, high = cycles, middle
-    cdef uint64_t need = width_mask(&m.hardware, slot) + 1 - m.hardware.counter[slot]
-    while high - low > 1:
-        middle = low + ((high - low) >> 1)
-        if _segment_count(m, slot, kind, middle) >= need:
-            high = middle
-        else:
-            low = middle
-    return high
-
-
-cdef void _raise_pmi(machine_t *m, int whose, uint64_t instant) noexcept nogil:
+cdef void raise_pmi(machine_t *m, int whose, uint64_t instant) noexcept nogil:
     """The hardware requests a PMI; it arrives after the skid, and later overflows join it."""
     cdef bint joins = (m.flight & whose) != 0, first = m.flight == 0
     if whose == FLIGHT_HOST:
@@ -209,7 +167,7 @@ cdef void _raise_pmi(machine_t *m, int whose, uint64_t instant) noexcept nogil:
         m.due = min(m.due, m.pmi_arrival)
 
 
-cdef uint32_t _own_slots(const machine_t *m) noexcept nogil:
+cdef uint32_t own_slots(const machine_t *m) noexcept nogil:
     # Counters that the host's own events have.
     cdef uint32_t slots = 0
     cdef int i
@@ -226,7 +184,7 @@ cdef void _note_host_overflow(machine_t *m, int slot, uint64_t instant) noexcept
             m.host_event[i].overflow_at = instant
 
 
-cdef void _note_overflows(machine_t *m, uint32_t wrapped) noexcept nogil:
+cdef void note_overflows(machine_t *m, uint32_t wrapped) noexcept nogil:
     """When each guest counter overflowed: the one with the same number, or the one that a host event backs."""
     cdef int slot, i, counter
     while wrapped:
@@ -237,138 +195,6 @@ cdef void _note_overflows(machine_t *m, uint32_t wrapped) noexcept nogil:
                 counter = m.host_event[i].guest_slot
         m.overflow_at[counter] = m.wall
         _note_host_overflow(m, slot, m.wall)
-
-
-cdef void _rate_counted(machine_t *m, int a, uint32_t on) noexcept nogil:
-    """Bring counted_rate of a guest activity up to date with the slots that count it."""
-    cdef int slot
-    for slot in range(GP_LANES):
-        m.counted_rate[a][slot] = m.hardware_rate[a][slot] if on >> slot & 1 else 0
-    for slot in range(FIXED_LANES):
-        m.counted_rate[a][GP_LANES + slot] = m.hardware_rate[a][FIXED_SLOT + slot] if on >> (FIXED_SLOT + slot) & 1 else 0
-    m.counted[a] = on
-
-
-cdef inline uint64_t _advance_both(
-    machine_t *m, int kernel, uint64_t user_start, uint64_t user_cycles, uint64_t kernel_start, uint64_t kernel_cycles
-) noexcept nogil:
-    # Every counter by what it counts of two activities; nonzero if one has left its width.
-    cdef const uint64_t *user_rate = m.counted_rate[GUEST_USER]
-    cdef const uint64_t *kernel_rate = m.counted_rate[kernel]
-    return advance_lanes(
-        m.hardware.counter, GP_LANES, ~m.hardware.width_mask[0], user_rate, user_start, user_cycles,
-        kernel_rate, kernel_start, kernel_cycles,
-    ) | advance_lanes(
-        &m.hardware.counter[FIXED_SLOT], FIXED_LANES, ~m.hardware.width_mask[1], user_rate + GP_LANES, user_start,
-        user_cycles, kernel_rate + GP_LANES, kernel_start, kernel_cycles,
-    )
-
-
-cdef void _take_back(
-    machine_t *m, int kernel, uint64_t user_start, uint64_t user_cycles, uint64_t kernel_start, uint64_t kernel_cycles
-) noexcept nogil:
-    """Undo _advance_both()."""
-    cdef int lane, slot
-    for lane in range(LANES):
-        slot = lane if lane < GP_LANES else FIXED_SLOT + lane - GP_LANES
-        m.hardware.counter[slot] -= between_short(m.counted_rate[GUEST_USER][lane], user_start, user_cycles)
-        m.hardware.counter[slot] -= between_short(m.counted_rate[kernel][lane], kernel_start, kernel_cycles)
-
-
-cdef uint64_t _to_first_wrap(machine_t *m, int kind, uint64_t cycles, uint32_t on, uint32_t *wrapped) noexcept nogil:
-    """Advance the counters by at most ``cycles``, up to the first wrap, in closed form; return how many that is."""
-    cdef uint64_t first = cycles, value
-    cdef uint32_t left = on
-    cdef int slot
-    while left:
-        slot = lowest_bit(left)
-        left &= left - 1
-        if m.hardware.counter[slot] + _segment_count(m, slot, kind, first) > width_mask(&m.hardware, slot):
-            first = _first_wrap(m, slot, kind, first)
-    left = on
-    while left:
-        slot = lowest_bit(left)
-        left &= left - 1
-        value = m.hardware.counter[slot] + _segment_count(m, slot, kind, first)
-        if value > width_mask(&m.hardware, slot):
-            wrapped[0] |= <uint32_t>1 << slot
-        m.hardware.counter[slot] = value & width_mask(&m.hardware, slot)
-    return first
-
-
-cdef void _bring_up_to_date(machine_t *m, int kernel, uint32_t user_on, uint32_t kernel_on) noexcept nogil:
-    """The rates of what counts."""
-    refresh_rates(m)
-    if kernel == GUEST_KERNEL and user_on != m.counted[GUEST_USER]:
-        _rate_counted(m, GUEST_USER, user_on)
-    if kernel_on != m.counted[kernel]:
-        _rate_counted(m, kernel, kernel_on)
-
-
-cdef inline void _pass_time(machine_t *m, int kernel, uint64_t user_cycles, uint64_t kernel_cycles) noexcept nogil:
-    m.clock[GUEST_USER] += user_cycles
-    m.clock[kernel] += kernel_cycles
-    m.wall += user_cycles + kernel_cycles
-    m.work += user_cycles + kernel_cycles if kernel == GUEST_KERNEL else 0
-
-
-cdef void _charge_in_guest(
-    machine_t *m, int kernel, uint32_t user_on, uint32_t kernel_on, uint64_t user_cycles, uint64_t kernel_cycles
-) noexcept nogil:
-    if kernel == GUEST_KERNEL:
-        _charge_host_events(m, True, GUEST_USER, True, user_on, m.clock[GUEST_USER], user_cycles)
-    _charge_host_events(m, True, kernel, False, kernel_on, m.clock[kernel], kernel_cycles)
-
-
-cdef uint64_t _wrapping_segment(
-    machine_t *m, int kind, uint64_t cycles, uint32_t user_on, uint32_t kernel_on
-) noexcept nogil:
-    """guest_segment() for any number of cycles, and if a counter wraps on the way."""
-    cdef int kernel = GUEST_KERNEL if kind == WORK else GUEST_HANDLER
-    cdef uint64_t user_cycles = 0
-    cdef uint32_t wrapped = 0, own
-    cycles = _to_first_wrap(m, kind, cycles, user_on | kernel_on, &wrapped)
-    if kind == WORK:
-        user_cycles = _user_clock(m, m.work + cycles) - m.clock[GUEST_USER]
-    if m.has_host:
-        _charge_in_guest(m, kernel, user_on, kernel_on, user_cycles, cycles - user_cycles)
-    _pass_time(m, kernel, user_cycles, cycles - user_cycles)
-    if wrapped:
-        _note_overflows(m, wrapped)
-        # SDM vol. 3B: STATUS is set on a wrap whatever INT; INT decides whether a PMI is requested.
-        m.hardware.global_status |= bits_of(wrapped)
-        wrapped &= m.hardware.interrupt
-        own = _own_slots(m) if wrapped and m.has_host else 0
-        while wrapped:
-            _raise_pmi(m, FLIGHT_HOST if own >> lowest_bit(wrapped) & 1 else FLIGHT_GUEST, m.wall)
-            wrapped &= wrapped - 1
-    return cycles
-
-
-cdef uint64_t guest_segment(machine_t *m, int kind, uint64_t cycles) noexcept nogil:
-    """Run at most ``cycles`` of guest code, up to the first counter that wraps; return how many ran."""
-    cdef uint32_t user_on = enabled(&m.hardware, True), kernel_on = enabled(&m.hardware, False)
-    cdef uint64_t user_start = m.clock[GUEST_USER], user_cycles = 0, kernel_start
-    cdef int kernel = GUEST_KERNEL
-    if kind == WORK:
-        user_cycles = _user_clock(m, m.work + cycles) - user_start
-    else:
-        kernel = GUEST_HANDLER
-        user_on = 0
-    kernel_start = m.clock[kernel]
-    if user_on | kernel_on:
-        if _stale(m) or kernel_on != m.counted[kernel] or (kind == WORK and user_on != m.counted[GUEST_USER]):
-            _bring_up_to_date(m, kernel, user_on, kernel_on)
-        if cycles >= SHORT:
-            return _wrapping_segment(m, kind, cycles, user_on, kernel_on)
-        if _advance_both(m, kernel, user_start, user_cycles, kernel_start, cycles - user_cycles):
-            # Rare: a counter wraps on the way.
-            _take_back(m, kernel, user_start, user_cycles, kernel_start, cycles - user_cycles)
-            return _wrapping_segment(m, kind, cycles, user_on, kernel_on)
-    if m.has_host:
-        _charge_in_guest(m, kernel, user_on, kernel_on, user_cycles, cycles - user_cycles)
-    _pass_time(m, kernel, user_cycles, cycles - user_cycles)
-    return cycles
 
 
 # -- the ideal PMU and the ledger -------------------------------------------------------------------------------------
@@ -390,7 +216,7 @@ cdef inline void _read_clocks(const machine_t *m, uint64_t *clock) noexcept nogi
     clock[2] = m.clock[GUEST_HANDLER]
 
 
-cdef void advance_to_now(const machine_t *m, pmu_t *pmu, uint64_t *clock) noexcept nogil:
+cdef void _advance_to_now(const machine_t *m, pmu_t *pmu, uint64_t *clock) noexcept nogil:
     """Advance a PMU's counters, in closed form, from where its clocks stand to the guest's: nothing was programmed since."""
     cdef uint32_t user_on = enabled(pmu, True), kernel_on = enabled(pmu, False), left = user_on | kernel_on
     cdef uint64_t n
@@ -427,7 +253,7 @@ cdef void meter_absent(machine_t *m, bint on) noexcept nogil:
 cdef void apply_ideal(machine_t *m, access_t *a) noexcept nogil:
     """The same access on the PMU that this guest alone would own."""
     a.applied = 1
-    advance_to_now(m, &m.ideal, m.ideal_clock)
+    _advance_to_now(m, &m.ideal, m.ideal_clock)
     if a.access == ACCESS_COUNTER:
         m.ideal.counter[a.slot] = a.value & width_mask(&m.ideal, a.slot)
     elif a.access == ACCESS_SELECTOR:

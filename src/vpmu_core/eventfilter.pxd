@@ -22,8 +22,9 @@ cdef inline void filter_slot(machine_t *m, int slot) noexcept nogil:
         else:
             denied = filter_denies_fixed(m.filter, slot - FIXED_SLOT)
     m.denied = (m.denied | bit) if denied else (m.denied & ~bit)
+    m.unloaded |= bit
 
 
 cdef void filter_slots(machine_t *m) noexcept nogil
 cdef void change_filter(machine_t *m) noexcept nogil
-cdef void load_control(machine_t *m, int slot) noexcept nogil
+cdef void load_controls(machine_t *m, uint32_t slots) noexcept nogil

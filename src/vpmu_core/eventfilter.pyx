@@ -50,8 +50,7 @@ cdef void change_filter(machine_t *m) noexcept nogil:
     meter_denied(m)
 
 
-cdef void load_control(machine_t *m, int slot) noexcept nogil:
-    """KVM kvm_mediated_pmu_refresh_event_filter(): eventsel_hw, or the counter's field of fixed_ctr_ctrl_hw."""
+cdef void _load_control(machine_t *m, int slot) noexcept nogil:
     cdef uint32_t bit = <uint32_t>1 << slot, on = 0 if m.denied & bit else bit
     cdef uint64_t field
     if slot < FIXED_SLOT:
@@ -65,3 +64,12 @@ cdef void load_control(machine_t *m, int slot) noexcept nogil:
         m.loaded.interrupt = (m.loaded.interrupt & ~bit) | (m.guest.interrupt & on)
     m.loaded.local[0] = (m.loaded.local[0] & ~bit) | (m.guest.local[0] & on)
     m.loaded.local[1] = (m.loaded.local[1] & ~bit) | (m.guest.local[1] & on)
+
+
+cdef void load_controls(machine_t *m, uint32_t slots) noexcept nogil:
+    """KVM kvm_mediated_pmu_refresh_event_filter(): eventsel_hw, or the counter's field of fixed_ctr_ctrl_hw."""
+    cdef uint32_t left = slots & m.unloaded
+    m.unloaded &= ~slots
+    while left:
+        _load_control(m, lowest_bit(left))
+        left &= left - 1

@@ -28,6 +28,7 @@ cdef inline void access_registers(machine_t *m, access_t *a) noexcept nogil:
         for i in range(16):
             if changed >> 4 * i & 15 and m.guest.slots >> (FIXED_SLOT + i) & 1:
                 m.reprogram |= <uint32_t>1 << (FIXED_SLOT + i)
+                m.unloaded |= <uint32_t>1 << (FIXED_SLOT + i)
         write_fixed_ctr_ctrl(&m.guest, a.value)
     elif a.access == ACCESS_GLOBAL_CTRL:
         m.reprogram |= slots_of(a.value ^ m.guest.global_ctrl) & m.guest.slots

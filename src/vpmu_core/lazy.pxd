@@ -1,7 +1,7 @@
 # The lazy engine: jumps over exits that change nothing but clocks and tallies.
 from vpmu_core._types cimport int8_t, uint8_t, uint32_t, uint64_t
 from vpmu_core.kinds cimport ACTIVITIES, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, OP_CLASSES, ORIGINS, SPENT, USERSPACE
-from vpmu_core.unit cimport SLOTS
+from vpmu_core.unit cimport GP_LANES, SLOTS
 from vpmu_core.state cimport MAX_GUEST_EVENTS, MAX_HOST_EVENTS, machine_t
 
 cdef enum:  # usable_t
@@ -37,8 +37,8 @@ cdef struct summary_t:  # what one exit of a kind does, found by running it once
     bint may_idle  # blocking changes nothing either
 
 cdef struct state_key_t:  # what a summary depends on; counters only as far as they are zero
-    uint64_t selector[SLOTS]
-    uint64_t guest_selector[SLOTS]
+    uint64_t selector[GP_LANES]
+    uint64_t guest_selector[GP_LANES]
     uint64_t fixed_ctr_ctrl
     uint64_t guest_fixed_ctr_ctrl
     uint64_t global_ctrl

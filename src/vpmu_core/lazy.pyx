@@ -8,13 +8,13 @@ late; the exit that meets one runs on the common code. A design needs nothing fo
 from libc.string cimport memcmp
 
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t, uint128_t
-from vpmu_core.activity cimport occurrences
-from vpmu_core.counting cimport advance_to_now, refresh_rates
+from vpmu_core.counting cimport refresh_rates
 from vpmu_core.folding cimport backing_slots, fold, kept_free, most_emulated
 from vpmu_core.kinds cimport (
-    ACTIVITIES, CAUSE_FILTERED, COST_FASTPATH_REFUSED, GUEST_HANDLER, GUEST_KERNEL, GUEST_USER, HOST_TASK, IDLE,
-    OP_CLASSES, ORIGINS, PHASE_RUN, SPENT, SPENT_HANDLING, SPENT_IDLE,
+    ACTIVITIES, CAUSE_FILTERED, COST_FASTPATH_REFUSED, GUEST_KERNEL, GUEST_USER, HOST_TASK, IDLE, OP_CLASSES,
+    ORIGINS, PHASE_RUN, SPENT, SPENT_HANDLING, SPENT_IDLE, WORK,
 )
+from vpmu_core.segment cimport guest_segment, mean_rate
 from vpmu_core.skipping cimport skip_drawn, skip_regular, skip_traced
 from vpmu_core.summary cimport read_key
 from vpmu_core.unit cimport enabled, pmu_t, width_mask
@@ -44,20 +44,28 @@ cdef inline bint _uneventful(const machine_t *m) noexcept nogil:
     )
 
 
+cdef uint64_t _kept_for_emulated(const machine_t *m, uint64_t need, uint64_t rate) noexcept nogil:
+    """Of what a counter needs up to its wrap, the part that is for emulated instructions: one an exit, and a quarter more
+    exits than there are on average; half where nobody knows how many there are."""
+    cdef uint64_t exits
+    if m.work_stream.mean_gap == 0 or m.work_stream.rate != NULL:
+        return need >> 1
+    exits = (<uint64_t>5 << 30) // m.work_stream.mean_gap
+    return min(need, <uint64_t>(<uint128_t>need * exits // (rate + exits)) + 4)
+
+
 cdef uint64_t _horizon(const machine_t *m, uint32_t emulated, uint64_t *budget) noexcept nogil:
     """Cycles of workload, and a budget of exits not above the given one, in which no counter wraps or ceases to be zero.
 
-    An emulated instruction adds one to the slots in ``emulated``, so half of what is left below their wrap is kept for it.
+    An emulated instruction adds one to the slots in ``emulated``.
     """
     cdef uint32_t user_on = enabled(&m.hardware, True), kernel_on = enabled(&m.hardware, False), left = user_on | kernel_on
-    cdef uint64_t horizon = NEVER, rate, need, kept, free = kept_free(m)
+    cdef uint64_t horizon = NEVER, rate, need, kept, over, free = kept_free(m)
     cdef int slot
     while left:
         slot = lowest_bit(left)
         left &= left - 1
-        rate = m.hardware_rate[GUEST_USER][slot] if user_on >> slot & 1 else 0
-        if kernel_on >> slot & 1:
-            rate = max(rate, m.hardware_rate[GUEST_KERNEL][slot])
+        rate = mean_rate(m, slot)
         if rate == 0 and not emulated >> slot & 1:
             continue
         if m.hardware.counter[slot] == 0:
@@ -65,14 +73,15 @@ cdef uint64_t _horizon(const machine_t *m, uint32_t emulated, uint64_t *budget) 
         need = width_mask(&m.hardware, slot) - m.hardware.counter[slot]
         need -= min(need, free)
         if emulated >> slot & 1:
-            kept = min(need >> 1, budget[0])
-            budget[0] = min(budget[0], kept)
+            kept = min(_kept_for_emulated(m, need, rate), budget[0])
+            budget[0] = kept
             need -= kept
-        # Each of two activities may show one occurrence more than its share of the mean.
-        if need <= 2:
+        # Each of two activities may have a cycle, and show an occurrence, more than its share of the mean.
+        over = 3 + ((m.hardware_rate[GUEST_USER][slot] + m.hardware_rate[GUEST_KERNEL][slot]) >> 32)
+        if need <= over:
             return 0
         if rate:
-            horizon = min(horizon, <uint64_t>((<uint128_t>(need - 2) << 32) // rate))
+            horizon = min(horizon, <uint64_t>((<uint128_t>(need - over) << 32) // rate))
     return horizon
 
 
@@ -120,18 +129,16 @@ cdef uint64_t _skipped_folds(const lazy_t *lazy) noexcept nogil:
     return n
 
 
-cdef void _run_to(machine_t *m, uint64_t work, uint64_t *clock) noexcept nogil:
-    """Run workload code up to a clock of work."""
-    m.clock[GUEST_USER] = occurrences(m.user_share, work)
-    m.clock[GUEST_KERNEL] = work - m.clock[GUEST_USER]
-    advance_to_now(m, &m.hardware, clock)
+cdef void _run_to(machine_t *m, uint64_t work) noexcept nogil:
+    """Run workload code up to a clock of work, before which no counter wraps."""
+    if work > m.work:
+        guest_segment(m, WORK, work - m.work)
 
 
 cdef uint64_t _skip(machine_t *m) noexcept nogil:
     """Skip exits up to a horizon; return how many."""
     cdef lazy_t *lazy = <lazy_t *>m.lazy
     cdef uint64_t horizon, budget = 0, skipped, n, handling
-    cdef uint64_t clock[3]
     cdef course_t course
     cdef summary_t *s
     cdef uint32_t i
@@ -159,17 +166,13 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
         skipped = skip_drawn(m, &course, budget)
     if skipped == 0:
         return 0
-    clock[0] = m.clock[GUEST_USER]
-    clock[1] = m.clock[GUEST_KERNEL]
-    clock[2] = m.clock[GUEST_HANDLER]
     n = _skipped_folds(lazy)
     if n:
-        _run_to(m, course.folded, clock)
+        _run_to(m, course.folded)
         fold(m, lazy.reprogrammed, n)
-    _run_to(m, course.work, clock)
+    _run_to(m, course.work)
     m.spent[SPENT_IDLE] += course.idle - m.clock[IDLE]
     m.clock[IDLE] = course.idle
-    m.work = course.work
     m.wall = course.running + course.idle + m.others
     for i in range(lazy.summaries):
         n = lazy.kind[i].skipped
@@ -192,18 +195,22 @@ cdef void fast_forward(machine_t *m) noexcept nogil:
     cdef lazy_t *lazy = <lazy_t *>m.lazy
     cdef state_key_t key
     cdef uint64_t skipped, total = 0
+    if not _uneventful(m):
+        return
     if lazy.pause:
         lazy.pause -= 1
         return
     while total < MOST_AT_ONCE and _uneventful(m):
-        read_key(m, &key)
-        if memcmp(&key, &lazy.key, sizeof(state_key_t)) != 0:
-            lazy.key = key
-            forget(lazy)
+        if total == 0 or lazy.reprogrammed:
+            # Other jumps change nothing in the key: no counter becomes zero or ceases to be.
+            read_key(m, &key)
+            if memcmp(&key, &lazy.key, sizeof(state_key_t)) != 0:
+                lazy.key = key
+                forget(lazy)
         skipped = _skip(m)
-        if skipped == 0:
-            break
         total += skipped
+        if skipped < MOST_SKIPPED >> 1:
+            break
     # What a slice of the run is, in exits; a jump over regular ones costs the same however many they are.
     m.budget -= 16 if m.work_stream.rate != NULL else <long long>(total >> 3)
     if total > 1:

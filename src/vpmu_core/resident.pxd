@@ -1,6 +1,6 @@
 # Guest PMU state that stays in hardware while the hypervisor runs: it reads and writes the registers themselves.
 from vpmu_core._types cimport lowest_bit, popcount32, uint32_t, uint64_t
-from vpmu_core.eventfilter cimport load_control
+from vpmu_core.eventfilter cimport load_controls
 from vpmu_core.counting cimport host_activity, host_advance, spend, tally
 from vpmu_core.kinds cimport (
     ACCESS_COUNTER, ACCESS_GLOBAL_STATUS, ACCESS_LVTPC, ACCESS_OVF_CTRL, ACCESS_RDPMC, COST_RDMSR, COST_RDPMC,
@@ -91,12 +91,9 @@ cdef inline void access_resident(machine_t *m, access_t *a) noexcept nogil:
 
 cdef inline void write_resident_controls(machine_t *m, uint32_t slots) noexcept nogil:
     # What was reprogrammed reaches hardware: registers whose value has changed.
-    cdef uint32_t left = slots
+    cdef uint32_t left = slots & 0xFFFF
     cdef int slot
-    while left:
-        load_control(m, lowest_bit(left))
-        left &= left - 1
-    left = slots & 0xFFFF
+    load_controls(m, slots)
     while left:
         slot = lowest_bit(left)
         left &= left - 1

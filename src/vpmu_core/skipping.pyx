@@ -1,22 +1,115 @@
-# cython: freethreading_compatible=True
+# cython: freethreading_compatible=True, cdivision=True
 """Which of the exits to come end before every horizon: drawn, of a trace, or at regular instants."""
+from libc.math cimport sqrt
+
 from vpmu_core._types cimport NEVER, uint32_t, uint64_t, uint128_t
 from vpmu_core.lazy cimport SKIPPABLE, UNKNOWN, by_task, course_t, kind_t, lazy_t, overlap, summary_t
-from vpmu_core.random cimport draw_gap, draw_kind, instant_of, next_regular, stream_t
+from vpmu_core.random cimport draw_gap, draw_kind, instant_of, next_regular, sfc64_t, stream_t
 from vpmu_core.summary cimport summarise
 from vpmu_core.state cimport machine_t, trace_t
 from vpmu_core.timeline cimport draw_work
 from vpmu_core.traceindex cimport CHUNK
 
 
+cdef enum:
+    FEWEST_AT_A_VENTURE = 8
+    MOST_AT_A_VENTURE = 4096
+
+
+cdef struct drawn_t:  # where a stream is
+    stream_t stream
+    uint64_t left  # work up to the next exit
+    uint32_t kind  # of that one
+
+
+cdef inline uint64_t _draw_many(
+    drawn_t *at, kind_t *kinds, uint64_t n, uint64_t one, uint64_t *work, bint alike, uint64_t *folded
+) noexcept nogil:
+    # Count at most n exits, each as ``one``, up to a kind that cannot be skipped; return how many. ``alike``: all kinds
+    # can be skipped, and none reprograms counters.
+    cdef stream_t stream = at.stream
+    cdef uint64_t left = at.left, drawn = 0, clock = work[0]
+    cdef uint32_t kind = at.kind
+    while drawn < n and (alike or kinds[kind].busy != NEVER):
+        drawn += 1
+        clock += left
+        kinds[kind].skipped += one
+        if not alike:
+            folded[0] = clock if kinds[kind].folds else folded[0]
+        left = draw_gap(&stream)
+        kind = draw_kind(&stream)
+    at.stream.generator = stream.generator
+    at.left = left
+    at.kind = kind
+    work[0] = clock
+    return drawn
+
+
+cdef inline uint64_t _up_to(uint64_t bound, uint64_t now) noexcept nogil:
+    return bound - min(bound, now)
+
+
+cdef uint64_t _skip_at_a_venture(machine_t *m, course_t *course, drawn_t *at, uint64_t budget) noexcept nogil:
+    """Skip exits in batches that fit by what exits take on average: only the end of each is compared with the horizons,
+    and one that goes beyond is taken back."""
+    cdef lazy_t *lazy = <lazy_t *>m.lazy
+    cdef course_t before = course[0], end = course[0]
+    cdef sfc64_t generator
+    cdef uint64_t n, drawn, left, room, mean = 0, skipped = 0
+    cdef bint alike = lazy.reprogrammed == 0
+    cdef uint32_t i, kind
+    cdef kind_t *k
+    for i in range(at.stream.n):
+        k = &lazy.kind[at.stream.kind[i]]
+        if k.usable == SKIPPABLE:
+            mean = max(mean, k.busy + k.idle)
+        else:
+            alike = False
+    mean += at.stream.mean_gap
+    while True:
+        # What fits on average, less three standard deviations.
+        room = min(_up_to(end.end, course.running + course.idle), _up_to(end.most_running, course.running)) // mean
+        room = min(room, _up_to(end.most_work, course.work) // at.stream.mean_gap)
+        n = min(room - min(room, 3 * <uint64_t>sqrt(<double>room) + 1), min(budget - skipped, MOST_AT_A_VENTURE))
+        if n < FEWEST_AT_A_VENTURE:
+            return skipped
+        generator, left, kind = at.stream.generator, at.left, at.kind
+        end.work, end.folded = course.work, course.folded
+        if alike:
+            drawn = _draw_many(at, lazy.kind, n, 1, &end.work, True, &end.folded)
+        else:
+            drawn = _draw_many(at, lazy.kind, n, 1, &end.work, False, &end.folded)
+        end.running = before.running + (end.work - before.work)
+        end.idle = before.idle
+        for i in range(lazy.summaries):
+            k = &lazy.kind[i]
+            end.running += k.skipped * k.busy
+            end.idle += k.skipped * k.idle
+        if end.work >= end.most_work or end.running >= end.most_running or end.running + end.idle >= end.end:
+            at.stream.generator, at.left, at.kind = generator, left, kind
+            _draw_many(at, lazy.kind, drawn, <uint64_t>-1, &end.work, False, &end.folded)
+            at.stream.generator, at.left, at.kind = generator, left, kind
+            return skipped
+        skipped += drawn
+        mean = end.running + end.idle - end.work - (course.running + course.idle - course.work)
+        mean = at.stream.mean_gap + mean // n
+        course[0] = end
+        if drawn < n:
+            return skipped
+
+
 cdef uint64_t skip_drawn(machine_t *m, course_t *course, uint64_t budget) noexcept nogil:
     """Skip exits that a stream draws."""
     cdef lazy_t *lazy = <lazy_t *>m.lazy
-    cdef stream_t stream = m.work_stream
-    cdef course_t at = course[0]
-    cdef uint64_t left = m.left, work, running, skipped = 0
-    cdef uint32_t kind = m.next_kind
+    cdef drawn_t drawn
+    cdef course_t at
+    cdef stream_t stream
+    cdef uint64_t left, work, running, skipped
+    cdef uint32_t kind
     cdef kind_t *k
+    drawn.stream, drawn.left, drawn.kind = m.work_stream, m.left, m.next_kind
+    skipped = _skip_at_a_venture(m, course, &drawn, budget)
+    stream, left, kind, at = drawn.stream, drawn.left, drawn.kind, course[0]
     while skipped < budget:
         k = &lazy.kind[kind]
         work = at.work + left

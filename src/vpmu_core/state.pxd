@@ -187,6 +187,7 @@ cdef struct machine_s:
     uint64_t filter_due  # of the next change, NEVER if there is none
     uint32_t next_filter
     uint32_t denied  # guest counters that the filter denies
+    uint32_t unloaded  # guest counters whose control is another than ``loaded`` has
     controls_t loaded
     const program_t *load
     const program_t *put

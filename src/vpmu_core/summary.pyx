@@ -81,7 +81,8 @@ cdef bint _only_time_passed(const machine_t *m, const machine_t *after) noexcept
         and m.host_placed == after.host_placed and m.host_fixed_ctr_ctrl == after.host_fixed_ctr_ctrl
         and m.blocked == after.blocked and m.displaced == after.displaced
         and m.asleep == after.asleep and after.next_mux == NEVER and after.next_tick == NEVER and m.rotations == after.rotations
-        and m.denied == after.denied and memcmp(&m.loaded, &after.loaded, sizeof(controls_t)) == 0
+        and m.denied == after.denied and m.unloaded == after.unloaded
+        and memcmp(&m.loaded, &after.loaded, sizeof(controls_t)) == 0
         and m.in_use == after.in_use and m.retry == after.retry
         and m.creates == after.creates
         and memcmp(m.vcpu, after.vcpu, SLOTS * sizeof(vcpu_counter_t)) == 0

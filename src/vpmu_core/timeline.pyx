@@ -2,7 +2,7 @@
 """The time line of one logical CPU: PMIs, exits and guest code (docs/machine.md, sections 3 to 6)."""
 from vpmu_core._types cimport NEVER, lowest_bit, uint8_t, uint32_t, uint64_t
 from vpmu_core.counting cimport (
-    apply_ideal, exhausted, guest_segment, host_activity, host_advance, running_clock, spend, tally,
+    apply_ideal, exhausted, host_activity, host_advance, running_clock, spend, tally,
 )
 from vpmu_core.eventfilter cimport change_filter
 from vpmu_core.hostsample cimport host_code, serve_tick
@@ -17,6 +17,7 @@ from vpmu_core.kinds cimport (
 from vpmu_core.perfevents cimport guest_event_t
 from vpmu_core.unit cimport LVTPC_MASKED, enabled, width_mask
 from vpmu_core.random cimport draw_gap, draw_kind, next_regular, stream_t
+from vpmu_core.segment cimport guest_segment
 from vpmu_core.state cimport access_t, design_t, machine_t, planned_exit_t
 
 

@@ -6,8 +6,8 @@ Its reactions serve the designs that differ from it in what traps, and in what a
 from cpython.pycapsule cimport PyCapsule_New
 from libc.string cimport memset
 
-from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
-from vpmu_core.eventfilter cimport load_control
+from vpmu_core._types cimport lowest_bit, popcount32, uint32_t, uint64_t
+from vpmu_core.eventfilter cimport load_controls
 from vpmu_core.hostsample cimport host_nmi_handler
 from vpmu_core.hostsched cimport place_host_events, thread_sleeps, thread_wakes
 from vpmu_core.kinds cimport (
@@ -19,7 +19,7 @@ from vpmu_core.kvmpmu cimport access_registers, counting_at, recompute_counting
 from vpmu_core.resident cimport access_resident, request_for_each, retire_resident, write_resident_controls
 from vpmu_core.unit cimport LVTPC_NMI, bits_of, slots_of, width_mask
 from vpmu_core.switching cimport load_guest, put_guest
-from vpmu_core.counting cimport spend
+from vpmu_core.counting cimport spend, spend_each
 from vpmu_core.state cimport access_t, design_t, machine_t
 from vpmu_core.timeline cimport check_arrival, vm_exit
 
@@ -84,13 +84,11 @@ cdef uint32_t mediated_retire(machine_t *m, int cpl) noexcept nogil:
 
 cdef void mediated_requests(machine_t *m) noexcept nogil:
     # A selector reaches hardware as the guest wrote it, unless the event filter denies it.
-    cdef uint32_t processed = m.reprogram, left = processed
+    cdef uint32_t processed = m.reprogram
     m.reprogram = 0
-    while left:
-        load_control(m, lowest_bit(left))
-        left &= left - 1
-        m.reprograms += 1
-        spend(m, COST_REPROGRAM)
+    load_controls(m, processed)
+    m.reprograms += popcount32(processed)
+    spend_each(m, COST_REPROGRAM, popcount32(processed))
     if m.guest_in_hardware:
         write_resident_controls(m, processed)
     recompute_counting(m, processed)

@@ -7,7 +7,7 @@ from cpython.pycapsule cimport PyCapsule_New
 
 from vpmu_core._types cimport lowest_bit, uint32_t
 from vpmu_core.designs.mediated cimport mediated_put, mediated_reactions, mediated_retire
-from vpmu_core.eventfilter cimport load_control
+from vpmu_core.eventfilter cimport load_controls
 from vpmu_core.kvmpmu cimport recompute_counting
 from vpmu_core.resident cimport read_msrs, selector_reads
 from vpmu_core.unit cimport EVENT_INSTRUCTIONS, FIXED_SLOT, slots_of, write_fixed_ctr_ctrl, write_selector
@@ -39,12 +39,11 @@ cdef void _put(machine_t *m) noexcept nogil:
         left &= left - 1
         if m.guest.selector[slot] != m.hardware.selector[slot]:
             write_selector(&m.guest, slot, m.hardware.selector[slot])
-    if m.guest.slots >> FIXED_SLOT:
+            m.unloaded |= <uint32_t>1 << slot
+    if m.guest.slots >> FIXED_SLOT and m.guest.fixed_ctr_ctrl != m.hardware.fixed_ctr_ctrl:
         write_fixed_ctr_ctrl(&m.guest, m.hardware.fixed_ctr_ctrl)
-    left = m.guest.slots
-    while left:
-        load_control(m, lowest_bit(left))
-        left &= left - 1
+        m.unloaded |= m.guest.slots & ~<uint32_t>0xFFFF
+    load_controls(m, m.guest.slots)
     mediated_put(m)
     recompute_counting(m, m.guest.slots)
 
