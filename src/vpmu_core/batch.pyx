@@ -61,6 +61,7 @@ cdef void _release(worker_t *w) noexcept nogil:
     free(w.m.exit_count)
     free(w.lazy.summary)
     free(w.lazy.kind)
+    free(w.lazy.drawn)
     free(w.lazy.copy)
     free(w.m.work_stream.count)
     free(w.m.work_stream.due)
@@ -205,15 +206,16 @@ cdef class Template:
         w.m.exit_count = <uint64_t *>calloc(n, sizeof(uint64_t))
         w.lazy.summary = <summary_t *>calloc(n, sizeof(summary_t))
         w.lazy.kind = <kind_t *>calloc(n, sizeof(kind_t))
+        w.lazy.drawn = <uint64_t *>calloc(self.machine.m.work_stream.n + 1, sizeof(uint64_t))
         w.lazy.copy = <machine_t *>calloc(1, sizeof(machine_t))
         w.m.work_stream.count = <uint64_t *>calloc(self.machine.m.work_stream.n + 1, sizeof(uint64_t))
         w.m.work_stream.due = <uint64_t *>calloc(self.machine.m.work_stream.n + 1, sizeof(uint64_t))
         w.m.wall_stream.count = <uint64_t *>calloc(self.machine.m.wall_stream.n + 1, sizeof(uint64_t))
         w.m.wall_stream.due = <uint64_t *>calloc(self.machine.m.wall_stream.n + 1, sizeof(uint64_t))
         if (
-            w.m.exit_count == NULL or w.lazy.summary == NULL or w.lazy.kind == NULL or w.lazy.copy == NULL
-            or w.m.work_stream.count == NULL or w.m.work_stream.due == NULL or w.m.wall_stream.count == NULL
-            or w.m.wall_stream.due == NULL
+            w.m.exit_count == NULL or w.lazy.summary == NULL or w.lazy.kind == NULL or w.lazy.drawn == NULL
+            or w.lazy.copy == NULL or w.m.work_stream.count == NULL or w.m.work_stream.due == NULL
+            or w.m.wall_stream.count == NULL or w.m.wall_stream.due == NULL
         ):
             _release(w)
             raise MemoryError

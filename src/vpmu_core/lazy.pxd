@@ -65,6 +65,7 @@ cdef struct state_key_t:  # what a summary depends on; counters only as far as t
 cdef struct lazy_t:
     summary_t *summary  # one for each planned exit
     kind_t *kind  # likewise
+    uint64_t *drawn  # likewise: exits of each slot of a stream in one batch
     uint32_t summaries
     machine_t *copy
     state_key_t key

@@ -52,6 +52,7 @@ cdef class Planned:
         free(self.m.program)
         free(self.lazy.summary)
         free(self.lazy.kind)
+        free(self.lazy.drawn)
         free(self.lazy.copy)
 
     def __init__(self, plan):
@@ -75,8 +76,9 @@ cdef class Planned:
         self.lazy.summaries = <uint32_t>self.n_exits
         self.lazy.summary = <summary_t *>calloc(self.n_exits + 1, sizeof(summary_t))
         self.lazy.kind = <kind_t *>calloc(self.n_exits + 1, sizeof(kind_t))
+        self.lazy.drawn = <uint64_t *>calloc(self.m.work_stream.n + 1, sizeof(uint64_t))
         self.lazy.copy = <machine_t *>calloc(1, sizeof(machine_t))
-        if self.lazy.summary == NULL or self.lazy.kind == NULL or self.lazy.copy == NULL:
+        if self.lazy.summary == NULL or self.lazy.kind == NULL or self.lazy.drawn == NULL or self.lazy.copy == NULL:
             raise MemoryError
         forget(&self.lazy)
         self.lazy.next_pause = 1

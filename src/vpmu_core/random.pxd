@@ -67,13 +67,17 @@ cdef inline uint64_t next_regular(stream_t *stream) noexcept nogil:
     return at
 
 
-cdef inline uint16_t draw_kind(stream_t *stream) noexcept nogil:
+cdef inline uint32_t draw_slot(stream_t *stream) noexcept nogil:
     # Alias method, without a branch that depends on the draw.
     cdef uint64_t x = sfc64_next(&stream.generator)
     cdef uint32_t i = <uint32_t>((x >> 32) * stream.n >> 32)
     cdef uint32_t other = stream.alias[i]
     cdef uint32_t keep = 0 - <uint32_t>(<uint32_t>x < stream.threshold[i])
-    return stream.kind[other ^ ((i ^ other) & keep)]
+    return other ^ ((i ^ other) & keep)
+
+
+cdef inline uint16_t draw_kind(stream_t *stream) noexcept nogil:
+    return stream.kind[draw_slot(stream)]
 
 
 cdef void sfc64_seed(sfc64_t *g, const uint64_t *seed) noexcept nogil

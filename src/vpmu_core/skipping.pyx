@@ -1,10 +1,8 @@
 # cython: freethreading_compatible=True, cdivision=True
 """Which of the exits to come end before every horizon: drawn, of a trace, or at regular instants."""
-from libc.math cimport sqrt
-
-from vpmu_core._types cimport NEVER, uint32_t, uint64_t, uint128_t
+from vpmu_core._types cimport NEVER, leading_zeros64, uint32_t, uint64_t, uint128_t
 from vpmu_core.lazy cimport SKIPPABLE, UNKNOWN, by_task, course_t, kind_t, lazy_t, overlap, summary_t
-from vpmu_core.random cimport draw_gap, draw_kind, instant_of, next_regular, sfc64_t, stream_t
+from vpmu_core.random cimport draw_gap, draw_kind, draw_slot, instant_of, next_regular, sfc64_t, stream_t
 from vpmu_core.summary cimport summarise
 from vpmu_core.state cimport machine_t, trace_t
 from vpmu_core.timeline cimport draw_work
@@ -22,26 +20,41 @@ cdef struct drawn_t:  # where a stream is
     uint32_t kind  # of that one
 
 
-cdef inline uint64_t _draw_many(
-    drawn_t *at, kind_t *kinds, uint64_t n, uint64_t one, uint64_t *work, bint alike, uint64_t *folded
-) noexcept nogil:
-    # Count at most n exits, each as ``one``, up to a kind that cannot be skipped; return how many. ``alike``: all kinds
-    # can be skipped, and none reprograms counters.
+cdef uint64_t _draw_alike(drawn_t *at, const lazy_t *lazy, uint64_t n, uint64_t work) noexcept nogil:
+    """Count n > 0 exits after a clock of work, all of which can be skipped; return that clock at the last."""
     cdef stream_t stream = at.stream
-    cdef uint64_t left = at.left, drawn = 0, clock = work[0]
+    cdef uint64_t *drawn = lazy.drawn
+    cdef uint32_t i
+    work += at.left
+    lazy.kind[at.kind].skipped += 1
+    while n > 1:
+        n -= 1
+        work += draw_gap(&stream)
+        drawn[draw_slot(&stream)] += 1
+    for i in range(stream.n):
+        lazy.kind[stream.kind[i]].skipped += drawn[i]
+        drawn[i] = 0
+    at.left = draw_gap(&stream)
+    at.kind = draw_kind(&stream)
+    at.stream.generator = stream.generator
+    return work
+
+
+cdef uint64_t _draw_mixed(drawn_t *at, kind_t *kinds, uint64_t n, uint64_t one, course_t *course) noexcept nogil:
+    """Count at most n exits, each as ``one``, up to a kind that cannot be skipped; return how many."""
+    cdef stream_t stream = at.stream
+    cdef uint64_t left = at.left, drawn = 0
     cdef uint32_t kind = at.kind
-    while drawn < n and (alike or kinds[kind].busy != NEVER):
+    while drawn < n and kinds[kind].busy != NEVER:
         drawn += 1
-        clock += left
+        course.work += left
+        course.folded = course.work if kinds[kind].folds else course.folded
         kinds[kind].skipped += one
-        if not alike:
-            folded[0] = clock if kinds[kind].folds else folded[0]
         left = draw_gap(&stream)
         kind = draw_kind(&stream)
     at.stream.generator = stream.generator
     at.left = left
     at.kind = kind
-    work[0] = clock
     return drawn
 
 
@@ -67,18 +80,20 @@ cdef uint64_t _skip_at_a_venture(machine_t *m, course_t *course, drawn_t *at, ui
             alike = False
     mean += at.stream.mean_gap
     while True:
-        # What fits on average, less three standard deviations.
+        # What fits on average, less two to four standard deviations.
         room = min(_up_to(end.end, course.running + course.idle), _up_to(end.most_running, course.running)) // mean
         room = min(room, _up_to(end.most_work, course.work) // at.stream.mean_gap)
-        n = min(room - min(room, 3 * <uint64_t>sqrt(<double>room) + 1), min(budget - skipped, MOST_AT_A_VENTURE))
+        room -= min(room, <uint64_t>2 << ((65 - leading_zeros64(room | 1)) >> 1))
+        n = min(min(room, budget - skipped), MOST_AT_A_VENTURE)
         if n < FEWEST_AT_A_VENTURE:
             return skipped
         generator, left, kind = at.stream.generator, at.left, at.kind
         end.work, end.folded = course.work, course.folded
         if alike:
-            drawn = _draw_many(at, lazy.kind, n, 1, &end.work, True, &end.folded)
+            drawn = n
+            end.work = _draw_alike(at, lazy, n, end.work)
         else:
-            drawn = _draw_many(at, lazy.kind, n, 1, &end.work, False, &end.folded)
+            drawn = _draw_mixed(at, lazy.kind, n, 1, &end)
         end.running = before.running + (end.work - before.work)
         end.idle = before.idle
         for i in range(lazy.summaries):
@@ -87,7 +102,7 @@ cdef uint64_t _skip_at_a_venture(machine_t *m, course_t *course, drawn_t *at, ui
             end.idle += k.skipped * k.idle
         if end.work >= end.most_work or end.running >= end.most_running or end.running + end.idle >= end.end:
             at.stream.generator, at.left, at.kind = generator, left, kind
-            _draw_many(at, lazy.kind, drawn, <uint64_t>-1, &end.work, False, &end.folded)
+            _draw_mixed(at, lazy.kind, drawn, <uint64_t>-1, &end)
             at.stream.generator, at.left, at.kind = generator, left, kind
             return skipped
         skipped += drawn
