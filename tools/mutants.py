@@ -18,9 +18,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE = Path("src/vpmu_core")
-MODULES = ("lazy", "summary", "skipping", "folding")
-SOURCES = ("lazy.pxd", "lazy.pyx", "summary.pyx", "skipping.pyx", "folding.pyx")
+SOURCES = ("lazy.pxd", "lazy.pyx", "summary.pyx", "skipping.pyx", "folding.pyx", "segment.pyx")
 TESTS = ["tests/test_lazy.py", "-k", "plans or traces"]
+#: Where it is kept what is due first. Both engines do without what is late there: only the slow machine tells.
+CLOCKS = ("timeline.pyx", "counting.pyx", "guesttimer.pyx", "hostsched.pyx", "logicalcpu.pyx")
+CLOCK_TESTS = ["tests/test_machine.py", "tests/test_vcpus.py", "-k", "random"]
 #: Run pytest on the mutant's own installation, whatever the environment has installed as editable.
 RUN = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
@@ -39,6 +41,14 @@ REFUSED = "no exit is summarised then"
 #: Only a counter that the guest starts below half of its range would wrap elsewhere, and Linux starts none there.
 ANYWHERE = "an event counts on from its counter's value, wherever that was folded"
 
+#: What a counter may show beyond its mean.
+OVER = "3 + ((m.hardware_rate[GUEST_USER][slot] + m.hardware_rate[GUEST_KERNEL][slot]) >> 32)"
+#: What takes a venture back, and the same less one each.
+BACK = "at.stream.generator, at.left, at.kind = generator, left, kind"
+BACK_BUT_GENERATOR = "at.left, at.kind = left, kind"
+BACK_BUT_LEFT = "at.stream.generator, at.kind = generator, kind"
+BACK_BUT_KIND = "at.stream.generator, at.left = generator, left"
+
 
 def without(text: str) -> tuple[tuple[str, str], ...]:
     """One guard less."""
@@ -48,12 +58,13 @@ def without(text: str) -> tuple[tuple[str, str], ...]:
 #: Name, replacements (each of all its places), and why nothing can notice, if so.
 MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ("first occurrence", without("        if m.hardware.counter[slot] == 0:\n            return 0\n"), ""),
-    ("budget", without("            budget[0] = min(budget[0], kept)\n"), ""),
-    ("overflow horizon a cycle late", (("(need - 2) << 32) // rate)", "(need + 1) << 32) // rate + 2)"),), ""),
+    ("budget", without("            budget[0] = kept\n"), ""),
+    ("overflow horizon a cycle late", (("(need - over) << 32) // rate)", "(need + 1) << 32) // rate + 2)"),), ""),
     (
         "wall horizon a cycle late",
         (
-            ("or running >= at.most_running", "or running > at.most_running"),
+            ("running >= at.most_running", "running > at.most_running"),
+            ("end.running >= end.most_running", "end.running > end.most_running"),
             ("running < at.most_running", "running <= at.most_running"),
             (
                 "min(at.most_running - at.running, NEVER - at.work))",
@@ -88,13 +99,14 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ("host events: leftovers and clocks", without(" and not m.has_host"), ""),
     ("caches: emulated instructions in hardware", without("    _add_emulated(&m.hardware, s.counted, n)\n"), ""),
     ("caches: emulated instructions in the ideal", without("    _add_emulated(&m.ideal, s.counted_ideally, n)\n"), ""),
-    ("counters not brought up to date", without("    advance_to_now(m, &m.hardware, clock)\n"), ""),
+    ("rates of selectors that have changed", (("    refresh_rates(m)\n    budget", "    budget"),), ""),
     (
         "end a cycle late",
         (
             ("+ k.idle >= at.end", "+ k.idle > at.end"),
             ("+ idle >= at.end", "+ idle > at.end"),
             ("running + idle < at.end", "running + idle <= at.end"),
+            ("end.running + end.idle >= end.end", "end.running + end.idle > end.end"),
         ),
         "",
     ),
@@ -207,14 +219,14 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
         "",
     ),
     (
-        "half of what is left for instructions",
-        (("min(need >> 1, budget[0])", "min(need, budget[0])"),),
-        "the other half is only for speed",
+        "part of what is left for instructions",
+        (("min(_kept_for_emulated(m, need, rate), budget[0])", "min(need, budget[0])"),),
+        "the rest is only for speed",
     ),
     ("folding: one too many", (("e.perf.count + n) & mask", "e.perf.count + n + (n > 1)) & mask"),), ""),
     (
         "folding: at the end of the jump",
-        (("_run_to(m, course.folded, clock)", "_run_to(m, course.work, clock)"),),
+        (("_run_to(m, course.folded)", "_run_to(m, course.work)"),),
         ANYWHERE,
     ),
     ("folding: where the jump begins", (("at.folded = work if k.folds else at.folded", "pass"),), ANYWHERE),
@@ -236,14 +248,75 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ),
     ("folding: reprogrammings", without("    m.reprograms += n * s.reprograms\n"), ""),
     ("regular: pending exit not put back", without("    stream.count[stream.pending] -= 1\n"), ""),
+    ("key read only once", (("if total == 0 or lazy.reprogrammed:", "if total == 0:"),), ""),
+    ("occurrences beside the mean", ((f"over = {OVER}", "over = 0"),), ""),
+    ("occurrences beside the mean: one an activity", ((f"over = 3 + {OVER[4:]}", f"over = {OVER[4:]}"),), ""),
+    ("occurrences beside the mean: many a cycle", ((f"over = {OVER}", "over = 3"),), ""),
+    (
+        "mean rate: shares exchanged",
+        (
+            (
+                "p.user_rate * p.user_share + <uint128_t>p.kernel_rate * kernel_share",
+                "p.kernel_rate * p.user_share + <uint128_t>p.user_rate * kernel_share",
+            ),
+        ),
+        "",
+    ),
+    ("mean rate: rounded down", (("kernel_share) >> 32) + 1", "kernel_share) >> 32)"),), ""),
+    ("venture: work not compared", (("if end.work >= end.most_work or end.running", "if end.running"),), ""),
+    ("venture: running not compared", without(" or end.running >= end.most_running"), ""),
+    ("venture: end not compared", without(" or end.running + end.idle >= end.end"), ""),
+    ("venture: what is taken back is drawn anew", ((f"{BACK}\n            _draw", "_draw"),), ""),
+    (
+        "venture: generator not put back",
+        ((f"{BACK}\n            return", f"{BACK_BUT_GENERATOR}\n            return"),),
+        "",
+    ),
+    ("venture: gap not put back", ((f"{BACK}\n            return", f"{BACK_BUT_LEFT}\n            return"),), ""),
+    ("venture: kind not put back", ((f"{BACK}\n            return", f"{BACK_BUT_KIND}\n            return"),), ""),
+    (
+        "venture: counts not put back",
+        without("            _draw_many(at, lazy.kind, drawn, <uint64_t>-1, &end.work, False, &end.folded)\n"),
+        "",
+    ),
+    ("venture: kinds that cannot be skipped", without(" and (alike or kinds[kind].busy != NEVER)"), ""),
+    ("venture: unknown kinds are like the others", (("            alike = False\n", "            pass\n"),), ""),
+    ("venture: kinds that fold are like the others", (("alike = lazy.reprogrammed == 0", "alike = True"),), ANYWHERE),
+    ("venture: folded not kept", (("folded[0] = clock if kinds[kind].folds else folded[0]", "pass"),), ANYWHERE),
 )
+
+#: The same of the instant before which nothing is due.
+CLOCK_MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
+    ("due: PMI", without("        m.due = min(m.due, m.pmi_arrival)\n"), ""),
+    ("due: guest's timers", without("    m.due = min(m.due, m.next_timer)\n"), ""),
+    ("due: host's tick", without("            m.due = min(m.due, m.next_tick)\n"), ""),
+    ("due: first rotation", without("\n        m.due = min(m.due, m.next_mux)"), ""),
+    ("due: next rotation", without("\n    m.due = min(m.due, m.next_mux)"), ""),
+    ("due: end of the turn", without("    m.due = min(m.due, m.preempt_at)\n"), ""),
+    ("due: what the thread before left", (("    m.due = 0\n    m.pmi_arrival", "    m.pmi_arrival"),), ""),
+    ("due: first turn", without("    seat.m.due = 0\n"), ""),
+    ("due: read-out of the next", (("    m.due = 0\n    m.stopped", "    m.stopped"),), ""),
+    ("due: goes on", (("    m.yielded = False\n    m.due = 0\n", "    m.yielded = False\n"),), ""),
+    ("due: filter", (("else min(first, m.filter_due)", "else first"),), ""),
+    ("due: in the last cycle", (("m.wall + cycles < m.due", "m.wall + cycles <= m.due"),), ""),
+    ("due: now", (("if cycles == 0 and m.wall < m.due:", "if cycles == 0:"),), ""),
+    ("due: in an exit", (("(m.wall >= m.due or m.vector_pending)", "m.vector_pending"),), ""),
+    ("due: vector pending in guest code", (("not (m.vector_pending or m.nmi_pending", "not (m.nmi_pending"),), ""),
+    ("due: NMI pending in guest code", (("not (m.vector_pending or m.nmi_pending", "not (m.vector_pending"),), ""),
+    ("due: stopped", (("m.nmi_pending or m.stopped)", "m.nmi_pending)"),), ""),
+)
+
+NOTHING = "nothing was changed"
+#: Sources, the tests that should notice, mutants.
+TABLES = ((SOURCES, TESTS, MUTANTS), (CLOCKS, CLOCK_TESTS, CLOCK_MUTANTS))
+MODULES = tuple(name.removesuffix(".pyx") for name in SOURCES + CLOCKS if name.endswith(".pyx"))
 
 
 def mutate(texts: dict[str, str], changes: tuple[tuple[str, str], ...]) -> dict[str, str]:
     """Change the sources; an error if none has what is to be changed any more."""
     for old, new in changes:
         if not any(old in text for text in texts.values()):
-            raise SystemExit(f"no source of the lazy engine has {old!r} any more: bring the table up to date")
+            raise SystemExit(f"no source has {old!r} any more: bring the table up to date")
         texts = {name: text.replace(old, new) for name, text in texts.items()}
     return texts
 
@@ -264,9 +337,12 @@ def main(words: list[str]) -> int:
     place = Path(os.environ.get("VPMU_MUTANTS") or tempfile.mkdtemp(prefix="vpmu-mutants-"))
     tree, build, site, log = place / "tree", place / "build", place / "site", place / "log"
     place.mkdir(parents=True, exist_ok=True)
-    original = {name: (ROOT / CORE / name).read_text() for name in SOURCES}
-    for _, changes, _ in MUTANTS:
-        mutate(original, changes)
+    original = {name: (ROOT / CORE / name).read_text() for name in SOURCES + CLOCKS}
+    chosen = []
+    for sources, tests, mutants in TABLES:
+        made = [(name, mutate({key: original[key] for key in sources}, changes), why) for name, changes, why in mutants]
+        made = [mutant for mutant in made if not words or any(word in mutant[0] for word in words)]
+        chosen += [(tests, *mutant) for mutant in [("none", {}, NOTHING), *made]] if made else []
     for folder in (tree, site):
         shutil.rmtree(folder, ignore_errors=True)
     leave = shutil.ignore_patterns(".git", ".hypothesis", "__pycache__", "build", ".venv", ".nox")
@@ -284,11 +360,9 @@ def main(words: list[str]) -> int:
     if call([*install, ".", "-C", f"build-dir={build}"], tree, log):
         raise SystemExit(f"the core could not be built, see {log}")
     survivors = 0
-    for name, changes, equivalent in (("none", (), "nothing was changed"), *MUTANTS):
-        if words and name != "none" and not any(word in name for word in words):
-            continue
+    for tests, name, changed, equivalent in chosen:
         start = time.monotonic()
-        for source, text in mutate(original, changes).items():
+        for source, text in (original | changed).items():
             if (tree / CORE / source).read_text() != text:
                 (tree / CORE / source).write_text(text)
         if call(["ninja", "-C", str(build), *MODULES], tree, log):
@@ -296,13 +370,13 @@ def main(words: list[str]) -> int:
         for built in MODULES:
             for module in (build / "out").glob(f"{built}.*.so"):
                 shutil.copy(module, site / "vpmu_core")
-        test = [sys.executable, "-c", RUN, str(site), "-q", "-x", "--tb=line", "-p", "no:cacheprovider", *TESTS]
+        test = [sys.executable, "-c", RUN, str(site), "-q", "-x", "--tb=line", "-p", "no:cacheprovider", *tests]
         status = call(test, tree, log, HYPOTHESIS_PROFILE="mutants", VPMU_DIFFERENCES=str(place / "differences" / name))
         if status not in (0, 1, 124):
             raise SystemExit(f"{name}: the tests could not be run, see {log}")
         if not status and not equivalent:
             survivors += 1
-        if status and not changes:
+        if status and not changed:
             raise SystemExit(f"the tests fail without any change, see {log}")
         said = (
             "caught"
