@@ -15,7 +15,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 import vpmu
-from vpmu._plan import Plan, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
+from vpmu._plan import Plan, PlannedAccess, PlannedExit, PlannedGuestEvent, PlannedHostEvent, Stream, Trace
 from vpmu._scenario import MAX_CYCLES, plan
 
 CPUS = ("emeraldrapids", "icelake", "skylake")
@@ -169,6 +169,16 @@ def host_events(draw: st.DrawFn, planned: Plan, ceded: bool) -> tuple[PlannedHos
     return tuple(events)
 
 
+def from_zero(draw: st.DrawFn, planned: Plan) -> tuple[PlannedAccess, ...]:
+    """Software of the guest that enables counters where they are: at zero, which perf never does."""
+    guest = planned.cpu if planned.owns_hardware else planned.guest_cpu
+    codes = draw(st.lists(st.sampled_from(sorted(codes_of(planned.cpu))), min_size=1, max_size=2))
+    steps = [PlannedAccess(0, "selector", slot, code | 0x43 << 16) for slot, code in enumerate(codes)]
+    if guest.vendor == "intel" or guest.version >= 2:
+        steps.append(PlannedAccess(0, "global_ctrl", 0, guest.gp_mask))
+    return tuple(steps)
+
+
 def arrivals(draw: st.DrawFn, gap: int, slots: tuple[int, ...]) -> Stream:
     """Exits with a mean gap, drawn or regular; 0: none."""
     if not gap:
@@ -292,4 +302,10 @@ def directed_plans(draw: st.DrawFn, theme: str = "any", short: bool = False) -> 
         seeds={name: (draw(st.integers(0, 2**64 - 1)), 7, i) for i, name in enumerate(("work", "wall", "skid"))},
         host_events=draw(host_events(planned, design.cedes_pmu)) if hosted and not lazy_matters else (),
     )
+    if sparse and design.has_guest_pmu and draw(st.booleans()):
+        return dataclasses.replace(planned, guest_events=(), program=from_zero(draw, planned))
+    if reprogrammed and draw(st.booleans()):
+        # Too few counters for all instructions: an event waits whose counter is advanced all the same.
+        few = (planned.gp_constraint[0] & draw(st.sampled_from([0x0, 0x1])), *planned.gp_constraint[1:])
+        planned = dataclasses.replace(planned, gp_constraint=few)
     return dataclasses.replace(planned, guest_events=draw(guest_events(planned, theme)) if design.has_guest_pmu else ())
