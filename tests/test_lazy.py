@@ -8,7 +8,7 @@ import pytest
 from directed_plans import CPUS, THEMES, all_designs, base, directed_plans, one_by_one, options
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from machine_plans import plans, traces
+from machine_plans import plans, plans_with_clock, traces
 from plan_files import KEPT, assert_engines_agree, dumps, loads, main
 
 import vpmu
@@ -28,6 +28,14 @@ def test_uniform_plans(planned, longer):
 @LAX
 def test_directed_plans(theme, data):
     assert_engines_agree(data.draw(directed_plans(theme)), test=f"directed-{theme}")
+
+
+@given(plans_with_clock(), st.sampled_from([20, 100, 700]))
+@LAX
+def test_plans_with_a_clock(planned, gap):
+    """What the guest's perf does between exits: turns, tasks, frequencies."""
+    work = dataclasses.replace(planned.work, mean_gap=gap, rates=()) if planned.work.mean_gap else planned.work
+    assert_engines_agree(dataclasses.replace(planned, work=work), test="clock")
 
 
 @given(plans(), traces())

@@ -50,7 +50,7 @@ cdef uint64_t _kept_for_emulated(const machine_t *m, uint64_t need, uint64_t rat
     cdef uint64_t exits
     if m.work_stream.mean_gap == 0 or m.work_stream.rate != NULL:
         return need >> 1
-    exits = (<uint64_t>5 << 30) // m.work_stream.mean_gap
+    exits = (<uint64_t>5 << 30) // m.work_stream.mean_gap + 1
     return min(need, <uint64_t>(<uint128_t>need * exits // (rate + exits)) + 4)
 
 
