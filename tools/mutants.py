@@ -43,6 +43,9 @@ ANYWHERE = "an event counts on from its counter's value, wherever that was folde
 
 #: What a counter may show beyond its mean.
 OVER = "3 + ((m.hardware_rate[GUEST_USER][slot] + m.hardware_rate[GUEST_KERNEL][slot]) >> 32)"
+#: The same of exits that are drawn.
+DRAWN_AT_END = AT_END.replace("at.", "course.")
+DRAWN_AT_EXIT = AT_EXIT.replace("at.", "course.").replace("+ left", "+ at.left")
 #: What takes a venture back, and the same less one each.
 BACK = "at.stream.generator, at.left, at.kind = generator, left, kind"
 BACK_BUT_GENERATOR = "at.left, at.kind = left, kind"
@@ -59,11 +62,12 @@ def without(text: str) -> tuple[tuple[str, str], ...]:
 MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ("first occurrence", without("        if m.hardware.counter[slot] == 0:\n            return 0\n"), ""),
     ("budget", without("            budget[0] = kept\n"), ""),
-    ("overflow horizon a cycle late", (("(need - over) << 32) // rate)", "(need + 1) << 32) // rate + 2)"),), ""),
+    ("overflow horizon a cycle late", (("cycles_of(need - over, rate)", "cycles_of(need + 1, rate) + 2"),), ""),
     (
         "wall horizon a cycle late",
         (
             ("running >= at.most_running", "running > at.most_running"),
+            ("running >= course.most_running", "running > course.most_running"),
             ("end.running >= end.most_running", "end.running > end.most_running"),
             ("running < at.most_running", "running <= at.most_running"),
             (
@@ -75,7 +79,7 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ),
     (
         "wall tested at the exit: drawn",
-        ((f"{AT_END} + k.idle", f"{AT_EXIT} running + at.idle + k.idle"),),
+        ((f"{DRAWN_AT_END} + k.idle", f"{DRAWN_AT_EXIT} running + course.idle + k.idle"),),
         "",
     ),
     (
@@ -103,7 +107,7 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     (
         "end a cycle late",
         (
-            ("+ k.idle >= at.end", "+ k.idle > at.end"),
+            ("+ k.idle >= course.end", "+ k.idle > course.end"),
             ("+ idle >= at.end", "+ idle > at.end"),
             ("running + idle < at.end", "running + idle <= at.end"),
             ("end.running + end.idle >= end.end", "end.running + end.idle > end.end"),
@@ -112,7 +116,10 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ),
     (
         "work horizon a cycle late",
-        (("if work >= at.most_work or", "if work > at.most_work or"),),
+        (
+            ("if work >= at.most_work or", "if work > at.most_work or"),
+            ("if work >= course.most_work or", "if work > course.most_work or"),
+        ),
         "horizons are two occurrences early",
     ),
     (
@@ -274,15 +281,25 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ),
     ("venture: gap not put back", ((f"{BACK}\n            return", f"{BACK_BUT_LEFT}\n            return"),), ""),
     ("venture: kind not put back", ((f"{BACK}\n            return", f"{BACK_BUT_KIND}\n            return"),), ""),
+    ("venture: counts not put back", without("            _draw_alike(at, lazy, n, <uint64_t>-1, 0)\n"), ""),
+    ("venture: first exit not counted", without("    lazy.kind[at.kind].skipped += one\n"), ""),
+    ("venture: kinds that cannot be skipped", (("mean = max(mean, k.busy + k.idle)", "mean = max(mean, 1)"),), ""),
+    ("venture: kinds that fold", (("    if lazy.reprogrammed:\n        return 0\n    for", "    for"),), ANYWHERE),
+    ("within: folded not kept", (("folded = work if k.folds else folded", "pass"),), ANYWHERE),
+    ("within: as far as the horizon", (("if takes >= room:", "if takes > room:"),), ""),
     (
-        "venture: counts not put back",
-        without("            _draw_many(at, lazy.kind, drawn, <uint64_t>-1, &end.work, False, &end.folded)\n"),
+        "within: work not compared",
+        (("min(_up_to(course.most_work, course.work), _up_to(course.most_running,", "(_up_to(course.most_running,"),),
         "",
     ),
-    ("venture: kinds that cannot be skipped", without(" and (alike or kinds[kind].busy != NEVER)"), ""),
-    ("venture: unknown kinds are like the others", (("            alike = False\n", "            pass\n"),), ""),
-    ("venture: kinds that fold are like the others", (("alike = lazy.reprogrammed == 0", "alike = True"),), ANYWHERE),
-    ("venture: folded not kept", (("folded[0] = clock if kinds[kind].folds else folded[0]", "pass"),), ANYWHERE),
+    (
+        "within: running not compared",
+        (("course.work), _up_to(course.most_running, course.running))", "course.work), NEVER)"),),
+        "",
+    ),
+    ("within: end not compared", (("min(room, _up_to(course.end, course.running + course.idle))", "room"),), ""),
+    ("within: idling runs", (("+= before - room - idle", "+= before - room"),), ""),
+    ("key: marks of the attempt before", without("    key.nonzero = key.paused = 0\n"), ""),
 )
 
 #: The same of the instant before which nothing is due.

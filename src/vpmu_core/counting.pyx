@@ -253,6 +253,8 @@ cdef void meter_absent(machine_t *m, bint on) noexcept nogil:
 cdef void apply_ideal(machine_t *m, access_t *a) noexcept nogil:
     """The same access on the PMU that this guest alone would own."""
     a.applied = 1
+    if a.access == ACCESS_GLOBAL_STATUS or a.access == ACCESS_OVF_CTRL or a.access == ACCESS_LVTPC:
+        return  # registers that this PMU, which never overflows, does without
     _advance_to_now(m, &m.ideal, m.ideal_clock)
     if a.access == ACCESS_COUNTER:
         m.ideal.counter[a.slot] = a.value & width_mask(&m.ideal, a.slot)

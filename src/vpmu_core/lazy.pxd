@@ -68,7 +68,8 @@ cdef struct lazy_t:
     uint64_t *drawn  # likewise: exits of each slot of a stream in one batch
     uint32_t summaries
     machine_t *copy
-    state_key_t key
+    state_key_t key  # of the summaries
+    state_key_t found  # at the present attempt; what read_key() never writes stays 0
     uint32_t pause  # exits to let pass before the next attempt
     uint32_t next_pause
     uint32_t reprogrammed  # by those exits of the present state that reprogram anything

@@ -1,4 +1,4 @@
-# cython: freethreading_compatible=True
+# cython: freethreading_compatible=True, cdivision=True
 """Jumping over uneventful exits (semantics: between changes of state a counter need not be touched).
 
 An exit is skipped only in workload code with no PMI in flight, pending or in service, and only if running its kind once on a
@@ -14,7 +14,7 @@ from vpmu_core.kinds cimport (
     ACTIVITIES, CAUSE_FILTERED, COST_FASTPATH_REFUSED, GUEST_KERNEL, GUEST_USER, HOST_TASK, IDLE, OP_CLASSES,
     ORIGINS, PHASE_RUN, SPENT, SPENT_HANDLING, SPENT_IDLE, WORK,
 )
-from vpmu_core.segment cimport guest_segment, mean_rate
+from vpmu_core.segment cimport cycles_of, guest_segment, mean_rate
 from vpmu_core.skipping cimport skip_drawn, skip_regular, skip_traced
 from vpmu_core.summary cimport read_key
 from vpmu_core.unit cimport enabled, pmu_t, width_mask
@@ -81,7 +81,7 @@ cdef uint64_t _horizon(const machine_t *m, uint32_t emulated, uint64_t *budget) 
         if need <= over:
             return 0
         if rate:
-            horizon = min(horizon, <uint64_t>((<uint128_t>(need - over) << 32) // rate))
+            horizon = min(horizon, cycles_of(need - over, rate))
     return horizon
 
 
@@ -193,7 +193,6 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
 cdef void fast_forward(machine_t *m) noexcept nogil:
     """Skip what can be skipped; the common code goes on from exactly the state that it would have reached."""
     cdef lazy_t *lazy = <lazy_t *>m.lazy
-    cdef state_key_t key
     cdef uint64_t skipped, total = 0
     if not _uneventful(m):
         return
@@ -203,9 +202,9 @@ cdef void fast_forward(machine_t *m) noexcept nogil:
     while total < MOST_AT_ONCE and _uneventful(m):
         if total == 0 or lazy.reprogrammed:
             # Other jumps change nothing in the key: no counter becomes zero or ceases to be.
-            read_key(m, &key)
-            if memcmp(&key, &lazy.key, sizeof(state_key_t)) != 0:
-                lazy.key = key
+            read_key(m, &lazy.found)
+            if memcmp(&lazy.found, &lazy.key, sizeof(state_key_t)) != 0:
+                lazy.key = lazy.found
                 forget(lazy)
         skipped = _skip(m)
         total += skipped

@@ -1,4 +1,4 @@
-# cython: freethreading_compatible=True
+# cython: freethreading_compatible=True, cdivision=True
 """Guest code between two looks at what is due, up to the first counter that wraps (docs/machine.md, section 3)."""
 from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t, uint128_t
 from vpmu_core.activity cimport between_short, occurrences
@@ -57,21 +57,27 @@ cdef uint64_t mean_rate(const machine_t *m, int slot) noexcept nogil:
 
 cdef uint64_t _first_wrap(const pace_t *p, uint64_t need, uint64_t cycles) noexcept nogil:
     """The smallest number of cycles in which there are ``need`` occurrences, given that there are in ``cycles``."""
-    cdef uint64_t low = 0, high = cycles, middle, half, rate = _mean_rate(p), about = 4 + 2 * (rate >> 32)
+    cdef uint64_t low = 0, high = cycles, middle, part, rate = _mean_rate(p), about = 4 + 2 * (rate >> 32)
     # It is a few occurrences from where the mean has it.
     if need > about:
-        middle = <uint64_t>((<uint128_t>(need - about) << 32) // rate)
+        middle = cycles_of(need - about, rate)
         if middle < high and _count(p, middle) < need:
             low = middle
-        middle = <uint64_t>((<uint128_t>(need + about) << 32) // rate)
+        middle = cycles_of(need + about, rate)
         if low < middle < high and _count(p, middle) >= need:
             high = middle
+    # It is in (low, low + high]; no branch depends on which part has it, and three counts take no longer than one.
     high -= low
+    while high > 3:
+        part = high >> 2
+        low += part * (
+            <uint64_t>(_count(p, low + part) < need) + <uint64_t>(_count(p, low + 2 * part) < need)
+            + <uint64_t>(_count(p, low + 3 * part) < need)
+        )
+        high -= 3 * part
     while high > 1:
-        # It is in (low, low + high]; no branch depends on which half has it.
-        half = high >> 1
-        low += half * <uint64_t>(_count(p, low + half) < need)
-        high -= half
+        high -= 1
+        low += <uint64_t>(_count(p, low + 1) < need)
     return low + 1
 
 

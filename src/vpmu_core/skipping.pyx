@@ -10,7 +10,7 @@ from vpmu_core.traceindex cimport CHUNK
 
 
 cdef enum:
-    FEWEST_AT_A_VENTURE = 8
+    FEWEST_AT_A_VENTURE = 16
     MOST_AT_A_VENTURE = 4096
 
 
@@ -20,17 +20,17 @@ cdef struct drawn_t:  # where a stream is
     uint32_t kind  # of that one
 
 
-cdef uint64_t _draw_alike(drawn_t *at, const lazy_t *lazy, uint64_t n, uint64_t work) noexcept nogil:
-    """Count n > 0 exits after a clock of work, all of which can be skipped; return that clock at the last."""
+cdef uint64_t _draw_alike(drawn_t *at, const lazy_t *lazy, uint64_t n, uint64_t one, uint64_t work) noexcept nogil:
+    """Count n > 0 exits, each as ``one``, after a clock of work; return that clock at the last."""
     cdef stream_t stream = at.stream
     cdef uint64_t *drawn = lazy.drawn
     cdef uint32_t i
     work += at.left
-    lazy.kind[at.kind].skipped += 1
+    lazy.kind[at.kind].skipped += one
     while n > 1:
         n -= 1
         work += draw_gap(&stream)
-        drawn[draw_slot(&stream)] += 1
+        drawn[draw_slot(&stream)] += one
     for i in range(stream.n):
         lazy.kind[stream.kind[i]].skipped += drawn[i]
         drawn[i] = 0
@@ -40,44 +40,24 @@ cdef uint64_t _draw_alike(drawn_t *at, const lazy_t *lazy, uint64_t n, uint64_t 
     return work
 
 
-cdef uint64_t _draw_mixed(drawn_t *at, kind_t *kinds, uint64_t n, uint64_t one, course_t *course) noexcept nogil:
-    """Count at most n exits, each as ``one``, up to a kind that cannot be skipped; return how many."""
-    cdef stream_t stream = at.stream
-    cdef uint64_t left = at.left, drawn = 0
-    cdef uint32_t kind = at.kind
-    while drawn < n and kinds[kind].busy != NEVER:
-        drawn += 1
-        course.work += left
-        course.folded = course.work if kinds[kind].folds else course.folded
-        kinds[kind].skipped += one
-        left = draw_gap(&stream)
-        kind = draw_kind(&stream)
-    at.stream.generator = stream.generator
-    at.left = left
-    at.kind = kind
-    return drawn
-
-
 cdef inline uint64_t _up_to(uint64_t bound, uint64_t now) noexcept nogil:
     return bound - min(bound, now)
 
 
 cdef uint64_t _skip_at_a_venture(machine_t *m, course_t *course, drawn_t *at, uint64_t budget) noexcept nogil:
     """Skip exits in batches that fit by what exits take on average: only the end of each is compared with the horizons,
-    and one that goes beyond is taken back."""
+    and one that goes beyond is taken back. None if there is a kind that folds, or that cannot be skipped."""
     cdef lazy_t *lazy = <lazy_t *>m.lazy
     cdef course_t before = course[0], end = course[0]
     cdef sfc64_t generator
-    cdef uint64_t n, drawn, left, room, mean = 0, skipped = 0
-    cdef bint alike = lazy.reprogrammed == 0
+    cdef uint64_t n, left, room, mean = 0, skipped = 0
     cdef uint32_t i, kind
     cdef kind_t *k
+    if lazy.reprogrammed:
+        return 0
     for i in range(at.stream.n):
         k = &lazy.kind[at.stream.kind[i]]
-        if k.usable == SKIPPABLE:
-            mean = max(mean, k.busy + k.idle)
-        else:
-            alike = False
+        mean = max(mean, k.busy + k.idle)  # nothing fits if one cannot be skipped
     mean += at.stream.mean_gap
     while True:
         # What fits on average, less two to four standard deviations.
@@ -88,12 +68,7 @@ cdef uint64_t _skip_at_a_venture(machine_t *m, course_t *course, drawn_t *at, ui
         if n < FEWEST_AT_A_VENTURE:
             return skipped
         generator, left, kind = at.stream.generator, at.left, at.kind
-        end.work, end.folded = course.work, course.folded
-        if alike:
-            drawn = n
-            end.work = _draw_alike(at, lazy, n, end.work)
-        else:
-            drawn = _draw_mixed(at, lazy.kind, n, 1, &end)
+        end.work = _draw_alike(at, lazy, n, 1, course.work)
         end.running = before.running + (end.work - before.work)
         end.idle = before.idle
         for i in range(lazy.summaries):
@@ -102,52 +77,79 @@ cdef uint64_t _skip_at_a_venture(machine_t *m, course_t *course, drawn_t *at, ui
             end.idle += k.skipped * k.idle
         if end.work >= end.most_work or end.running >= end.most_running or end.running + end.idle >= end.end:
             at.stream.generator, at.left, at.kind = generator, left, kind
-            _draw_mixed(at, lazy.kind, drawn, <uint64_t>-1, &end)
+            _draw_alike(at, lazy, n, <uint64_t>-1, 0)
             at.stream.generator, at.left, at.kind = generator, left, kind
             return skipped
-        skipped += drawn
+        skipped += n
         mean = end.running + end.idle - end.work - (course.running + course.idle - course.work)
         mean = at.stream.mean_gap + mean // n
         course[0] = end
-        if drawn < n:
-            return skipped
+
+
+cdef uint64_t _skip_within(drawn_t *at, kind_t *kinds, uint64_t n, course_t *course) noexcept nogil:
+    """Skip at most n exits while all that they take, on whatever clock, fits before the nearest horizon of any."""
+    cdef stream_t stream = at.stream
+    cdef uint64_t room = min(_up_to(course.most_work, course.work), _up_to(course.most_running, course.running))
+    cdef uint64_t left = at.left, work = course.work, folded = course.folded, idle = 0, skipped = 0, before, takes
+    cdef uint32_t kind = at.kind
+    cdef kind_t *k
+    before = room = min(room, _up_to(course.end, course.running + course.idle))
+    while skipped < n:
+        k = &kinds[kind]
+        takes = left + k.busy + k.idle  # NEVER and more if the kind cannot be skipped
+        if takes >= room:
+            break
+        room -= takes
+        work += left
+        folded = work if k.folds else folded
+        idle += k.idle
+        k.skipped += 1
+        skipped += 1
+        left = draw_gap(&stream)
+        kind = draw_kind(&stream)
+    at.stream.generator = stream.generator
+    at.left = left
+    at.kind = kind
+    course.work = work
+    course.folded = folded
+    course.running += before - room - idle
+    course.idle += idle
+    return skipped
 
 
 cdef uint64_t skip_drawn(machine_t *m, course_t *course, uint64_t budget) noexcept nogil:
     """Skip exits that a stream draws."""
     cdef lazy_t *lazy = <lazy_t *>m.lazy
-    cdef drawn_t drawn
-    cdef course_t at
-    cdef stream_t stream
-    cdef uint64_t left, work, running, skipped
-    cdef uint32_t kind
+    cdef drawn_t at
+    cdef uint64_t work, running, skipped
     cdef kind_t *k
-    drawn.stream, drawn.left, drawn.kind = m.work_stream, m.left, m.next_kind
-    skipped = _skip_at_a_venture(m, course, &drawn, budget)
-    stream, left, kind, at = drawn.stream, drawn.left, drawn.kind, course[0]
-    while skipped < budget:
-        k = &lazy.kind[kind]
-        work = at.work + left
-        running = at.running + left + k.busy  # beyond every bound if the kind cannot be skipped
-        if work >= at.most_work or running >= at.most_running or running + at.idle + k.idle >= at.end:
-            if k.usable == UNKNOWN and work < at.most_work:
-                summarise(m, kind)
+    at.stream, at.left, at.kind = m.work_stream, m.left, m.next_kind
+    skipped = _skip_at_a_venture(m, course, &at, budget)
+    while True:
+        skipped += _skip_within(&at, lazy.kind, budget - skipped, course)
+        if skipped == budget:
+            break
+        k = &lazy.kind[at.kind]
+        work = course.work + at.left
+        running = course.running + at.left + k.busy  # beyond every bound if the kind cannot be skipped
+        if work >= course.most_work or running >= course.most_running or running + course.idle + k.idle >= course.end:
+            if k.usable == UNKNOWN and work < course.most_work:
+                summarise(m, at.kind)
                 continue
             break
-        at.work = work
-        at.folded = work if k.folds else at.folded
-        at.running = running
-        at.idle += k.idle
+        course.work = work
+        course.folded = work if k.folds else course.folded
+        course.running = running
+        course.idle += k.idle
         k.skipped += 1
         skipped += 1
-        left = draw_gap(&stream)
-        kind = draw_kind(&stream)
-    course[0] = at
-    m.work_stream.generator = stream.generator
-    m.left = left
-    m.next_kind = kind
-    m.next_handling = m.exits[kind].handling
-    m.next_idle = m.exits[kind].idle
+        at.left = draw_gap(&at.stream)
+        at.kind = draw_kind(&at.stream)
+    m.work_stream.generator = at.stream.generator
+    m.left = at.left
+    m.next_kind = at.kind
+    m.next_handling = m.exits[at.kind].handling
+    m.next_idle = m.exits[at.kind].idle
     return skipped
 
 

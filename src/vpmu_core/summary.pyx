@@ -1,6 +1,6 @@
 # cython: freethreading_compatible=True
 """What one exit of a kind does, found by running it once on a copy of the machine."""
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy
 
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
 from vpmu_core.folding cimport backing_slots, fold, reprogrammed_by
@@ -9,7 +9,7 @@ from vpmu_core.kinds cimport (
 )
 from vpmu_core.lazy cimport EVENTFUL, SKIPPABLE, kind_t, lazy_t, overlap, state_key_t, summary_t
 from vpmu_core.perfevents cimport guest_event_t, host_event_t, vcpu_counter_t
-from vpmu_core.unit cimport SLOTS, enabled, pmu_t
+from vpmu_core.unit cimport FIXED_LANES, FIXED_SLOT, GP_LANES, SLOTS, enabled, pmu_t
 from vpmu_core.state cimport (
     MAX_GUEST_EVENTS, MAX_HOST_EVENTS, controls_t, machine_t, planned_exit_t, pmi_tally_t,
 )
@@ -19,7 +19,6 @@ from vpmu_core.timeline cimport vm_exit
 
 cdef void read_key(const machine_t *m, state_key_t *key) noexcept nogil:
     cdef int slot, i
-    memset(key, 0, sizeof(state_key_t))
     memcpy(key.selector, m.hardware.selector, sizeof(key.selector))
     memcpy(key.guest_selector, m.guest.selector, sizeof(key.guest_selector))
     key.fixed_ctr_ctrl = m.hardware.fixed_ctr_ctrl
@@ -38,7 +37,10 @@ cdef void read_key(const machine_t *m, state_key_t *key) noexcept nogil:
     key.in_use = m.in_use
     key.blind = m.blind
     key.denied = m.denied
-    for slot in range(SLOTS):
+    key.nonzero = key.paused = 0
+    for slot in range(GP_LANES):
+        key.nonzero |= <uint32_t>(m.hardware.counter[slot] != 0) << slot
+    for slot in range(FIXED_SLOT, FIXED_SLOT + FIXED_LANES):
         key.nonzero |= <uint32_t>(m.hardware.counter[slot] != 0) << slot
     for i in range(m.guest_events):
         key.counts[i] = m.guest_event[i].slot if m.guest_event[i].active else -1
