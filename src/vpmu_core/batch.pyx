@@ -10,6 +10,7 @@ from vpmu_core._types cimport uint32_t, uint64_t
 from vpmu_core.hostperf cimport read_host_events
 from vpmu_core.kinds cimport ACTIVITIES, CAUSES, COSTS, FLIGHT_GUEST, OP_CLASSES, ORIGINS, PHASES, PMU_EXITS, RUNNING
 from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
+from vpmu_core.memo cimport forget_memos, free_memos, has_memos, new_memos, settle_memos
 from vpmu_core.machine cimport SLICE, Machine, begin, finish, prepare
 from vpmu_core.perfevents cimport guest_event_t, host_event_t
 from vpmu_core.random cimport derive_seed, instant_of, sfc64_seed, stream_t
@@ -62,6 +63,7 @@ cdef void _release(worker_t *w) noexcept nogil:
     free(w.lazy.summary)
     free(w.lazy.kind)
     free(w.lazy.drawn)
+    free_memos(w.lazy.memos)
     free(w.lazy.copy)
     free(w.m.work_stream.count)
     free(w.m.work_stream.due)
@@ -208,6 +210,8 @@ cdef class Template:
         w.lazy.kind = <kind_t *>calloc(n, sizeof(kind_t))
         w.lazy.drawn = <uint64_t *>calloc(self.machine.m.work_stream.n + 1, sizeof(uint64_t))
         w.lazy.copy = <machine_t *>calloc(1, sizeof(machine_t))
+        if self.skips and has_memos(&self.machine.m):
+            w.lazy.memos = new_memos()
         w.m.work_stream.count = <uint64_t *>calloc(self.machine.m.work_stream.n + 1, sizeof(uint64_t))
         w.m.work_stream.due = <uint64_t *>calloc(self.machine.m.work_stream.n + 1, sizeof(uint64_t))
         w.m.wall_stream.count = <uint64_t *>calloc(self.machine.m.wall_stream.n + 1, sizeof(uint64_t))
@@ -216,6 +220,7 @@ cdef class Template:
             w.m.exit_count == NULL or w.lazy.summary == NULL or w.lazy.kind == NULL or w.lazy.drawn == NULL
             or w.lazy.copy == NULL or w.m.work_stream.count == NULL or w.m.work_stream.due == NULL
             or w.m.wall_stream.count == NULL or w.m.wall_stream.due == NULL
+            or (w.lazy.memos == NULL and self.skips and has_memos(&self.machine.m))
         ):
             _release(w)
             raise MemoryError
@@ -242,6 +247,7 @@ cdef class Template:
             memset(&w.lazy.key, 0, sizeof(w.lazy.key))
             w.lazy.summaries = <uint32_t>self.machine.n_exits
             forget(&w.lazy)
+            forget_memos(&w.lazy)
             w.lazy.pause = 0
             w.lazy.next_pause = 1
             m.lazy = &w.lazy
@@ -249,6 +255,8 @@ cdef class Template:
         while not m.ended and m.stopped == RUNNING:
             m.budget = SLICE
             run(m)
+        if self.skips:
+            settle_memos(m, &w.lazy)
         _write_row(w, self.machine.n_exits, out)
 
     def run(self, const uint32_t[::1] columns, const uint64_t[:, ::1] parameters, uint64_t[:, ::1] out):

@@ -12,6 +12,7 @@ from vpmu_core.kinds cimport (
 )
 from vpmu_core.perfevents cimport guest_event_t
 from vpmu_core.state cimport access_t, machine_t
+from vpmu_core.memo cimport access_by_memo
 from vpmu_core.timeline cimport run_guest, vm_exit
 from vpmu_core.unit cimport FIXED_SLOT, LVTPC_NMI, SELECTOR_ENABLE, SELECTOR_OS, SELECTOR_USR, bits_of, width_mask
 
@@ -21,11 +22,15 @@ cdef void make_access(machine_t *m, access_t *a, int trap, int op, int cost, int
     if m.traps >> trap & 1:
         m.accesses[m.phase][1][op] += 1
         m.pmu_exits[reason] += 1
+        if m.fast_forward != NULL and access_by_memo(m, a):
+            return
         vm_exit(m, KERNEL, 0, True, 0, 0, EFFECT_ACCESS, a)
         return
     run_guest(m, HANDLER, m.cost[cost], cost)
     if m.stopped:
         return
+    if (a.access != ACCESS_COUNTER or a.value == 0) and a.access != ACCESS_RDPMC and a.access != ACCESS_GLOBAL_STATUS:
+        m.at_state = 0
     m.accesses[m.phase][0][op] += 1
     tally(m, ORIGIN_GUEST, op, 1)
     apply_direct(m, a)

@@ -54,6 +54,8 @@ cdef struct state_key_t:  # what a summary depends on; counters only as far as t
     uint8_t event_state[MAX_HOST_EVENTS]
     int8_t event_slot[MAX_HOST_EVENTS]
     uint32_t ideal_local[2]
+    uint32_t ideal_instructions
+    uint32_t unloaded
     uint32_t counting_instructions
     uint32_t denied
     uint32_t in_use
@@ -62,9 +64,12 @@ cdef struct state_key_t:  # what a summary depends on; counters only as far as t
     bint ledger_stale
     bint blind
 
+cdef struct memos_t  # memo.pxd
+
 cdef struct lazy_t:
     summary_t *summary  # one for each planned exit
     kind_t *kind  # likewise
+    memos_t *memos  # of trapped accesses; NULL: none are kept
     uint64_t *drawn  # likewise: exits of each slot of a stream in one batch
     uint32_t summaries
     machine_t *copy

@@ -11,6 +11,7 @@ from vpmu_core.kinds cimport (
     ACTIVITIES, CAUSES, CAUSE_NONE, FLIGHT_GUEST, HOST_ACTIVE, HOST_INACTIVE, OP_CLASSES, ORIGINS, PHASES,
     PHASE_READOUT, PHASE_RUN, PHASE_SETUP, PMU_EXITS, RUNNING, SPENT_HANDLING, SPENT_IDLE, TIMERS,
 )
+from vpmu_core.memo cimport settle_memos
 from vpmu_core.perfevents cimport guest_event_t, host_event_t
 from vpmu_core.planned cimport Planned
 from vpmu_core.state cimport machine_t
@@ -119,6 +120,8 @@ cdef class Machine(Planned):
         self.m.budget = SLICE
         with nogil:
             run(&self.m)
+            if self.m.fast_forward != NULL:
+                settle_memos(&self.m, &self.lazy)
         return self.m.ended or self.m.stopped != RUNNING
 
     @property

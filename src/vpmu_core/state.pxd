@@ -172,6 +172,7 @@ cdef struct machine_s:
     reaction_t guest_timers  # what is due by the guest's clock
     reaction_t fast_forward  # of the lazy engine; NULL: stepwise
     void *lazy  # lazy_t of lazy.pxd
+    uint16_t at_state  # of memo.pxd that it is known to be in; 0: not known
     uint32_t traps  # access_kind bits
     uint32_t flags  # design_flag bits
     bint guest_in_hardware  # guest state is there, as far as the design switches it

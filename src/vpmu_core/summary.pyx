@@ -9,7 +9,7 @@ from vpmu_core.kinds cimport (
 )
 from vpmu_core.lazy cimport EVENTFUL, SKIPPABLE, kind_t, lazy_t, overlap, state_key_t, summary_t
 from vpmu_core.perfevents cimport guest_event_t, host_event_t, vcpu_counter_t
-from vpmu_core.unit cimport FIXED_LANES, FIXED_SLOT, GP_LANES, SLOTS, enabled, pmu_t
+from vpmu_core.unit cimport SLOTS, enabled, pmu_t
 from vpmu_core.state cimport (
     MAX_GUEST_EVENTS, MAX_HOST_EVENTS, controls_t, machine_t, planned_exit_t, pmi_tally_t,
 )
@@ -31,17 +31,16 @@ cdef void read_key(const machine_t *m, state_key_t *key) noexcept nogil:
     key.guest_lvtpc = m.guest.lvtpc
     key.ideal_local[0] = enabled(&m.ideal, False)
     key.ideal_local[1] = enabled(&m.ideal, True)
+    key.ideal_instructions = m.ideal_instructions
+    key.unloaded = m.unloaded
     key.counting_instructions = m.counting_instructions
     key.host_events = m.host_events
     key.ledger_stale = m.ledger_stale
     key.in_use = m.in_use
     key.blind = m.blind
     key.denied = m.denied
-    key.nonzero = key.paused = 0
-    for slot in range(GP_LANES):
-        key.nonzero |= <uint32_t>(m.hardware.counter[slot] != 0) << slot
-    for slot in range(FIXED_SLOT, FIXED_SLOT + FIXED_LANES):
-        key.nonzero |= <uint32_t>(m.hardware.counter[slot] != 0) << slot
+    key.nonzero = nonzero_counters(&m.hardware)
+    key.paused = 0
     for i in range(m.guest_events):
         key.counts[i] = m.guest_event[i].slot if m.guest_event[i].active else -1
     key.retry = m.retry

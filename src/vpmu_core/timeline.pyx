@@ -318,6 +318,7 @@ cdef inline void _exit_ends(
     check_arrival(m)
     design.enter(m)
     m.settled = m.settled_gp = m.settled_slots = 0
+    m.at_state = 0
     m.in_guest = True
 
 
@@ -500,6 +501,7 @@ cdef void run(machine_t *m) noexcept nogil:
     cdef planned_exit_t *e
     m.yielded = False
     m.due = 0
+    m.at_state = 0
     while True:
         if m.fast_forward != NULL:
             m.fast_forward(m)

@@ -8,6 +8,7 @@ from vpmu_core.hostperf cimport read_host_events
 from vpmu_core.kinds cimport RUNNING
 from vpmu_core.logicalcpu cimport MAX_VCPUS, logical_cpu_t, read_next, run_vcpus, seat_t, start_first, take_over
 from vpmu_core.machine cimport SLICE, Machine, finish, prepare
+from vpmu_core.memo cimport settle_memos
 from vpmu_core.state cimport machine_t
 from vpmu_core.switchprogram cimport tally_switches
 
@@ -81,9 +82,13 @@ cdef class LogicalCpu:
             Whether the run is over.
         """
         cdef machine_t *m = self.cpu.seat[self.cpu.current].m
+        cdef Machine machine
         m.budget = SLICE
         with nogil:
             run_vcpus(&self.cpu)
+        for machine in self.machines:
+            if machine.m.fast_forward != NULL:
+                settle_memos(&machine.m, &machine.lazy)
         m = self.cpu.seat[self.cpu.current].m
         return m.ended or m.stopped != RUNNING
 
