@@ -151,7 +151,7 @@ cdef struct machine_s:
     bint nmi_in_service
     bint guest_pmu_on  # guest perf's cpuc->enabled
     bint finishing  # the read-out: nothing stops it
-    uint64_t patience  # running clock after which a read-out is left alone by NMIs and host interrupts
+    uint64_t patience  # running clock after which a read-out is left alone by PMIs, NMIs and host interrupts
     uint64_t handlers_since  # wall instant at which the guest's latest PMI handler began
     uint32_t handlers_at_once  # of its PMI handlers, how many have begun at that instant
     bint ended

@@ -23,15 +23,22 @@ from vpmu_core.state cimport access_t, design_t, machine_t, planned_exit_t
 
 # -- PMIs -------------------------------------------------------------------------------------------------------------
 
+cdef void _lose(machine_t *m) noexcept nogil:
+    """Nobody takes the PMI in flight."""
+    m.pmi.lost += m.flight & FLIGHT_GUEST
+    m.host_pmi.lost += m.flight >> 1
+    m.pmi_arrival = NEVER
+    m.flight = 0
+
+
 cdef void arrive(machine_t *m) noexcept nogil:
     """The PMI in flight reaches the local APIC."""
     cdef uint8_t flight = m.flight
+    if m.hardware.lvtpc & LVTPC_MASKED:
+        _lose(m)
+        return
     m.pmi_arrival = NEVER
     m.flight = 0
-    if m.hardware.lvtpc & LVTPC_MASKED:
-        m.pmi.lost += flight & FLIGHT_GUEST
-        m.host_pmi.lost += flight >> 1
-        return
     if m.host_nmi_pending:
         # One NMI waits at most.
         m.pmi.coalesced += flight & m.arrived & FLIGHT_GUEST
@@ -149,7 +156,7 @@ cdef inline void _handle(machine_t *m, uint64_t cycles, bint userspace) noexcept
 
 
 cdef inline bint _left_alone(const machine_t *m) noexcept nogil:
-    # A storm must not keep a read-out from its end: past its patience it takes no NMI and no host interrupt.
+    # A storm must not keep a read-out from its end: past its patience it takes no PMI, NMI or host interrupt.
     return m.finishing and exhausted(m)
 
 
@@ -385,7 +392,10 @@ cdef void _take_interrupt(machine_t *m) noexcept nogil:
 cdef bint _interrupted(machine_t *m, bint left_alone) noexcept nogil:
     """Take the first of what is due now; whether there was any."""
     if m.wall >= m.pmi_arrival:
-        arrive(m)
+        if left_alone:
+            _lose(m)
+        else:
+            arrive(m)
     elif m.vector_pending:
         m.vector_pending = False
         m.pmu_exits[EXIT_EXTERNAL_INTERRUPT] += 1

@@ -93,13 +93,18 @@ class Pmis:
         if self._in_flight is not None and self.clocks.wall >= self._in_flight:
             self._arrive()
 
-    def _arrive(self) -> None:
+    def _lose_pmi(self) -> None:
         self._in_flight = None
         whose, self._whose = self._whose, set()
+        self.tally.pmi["lost"] += "guest" in whose
+        self.tally.host_pmi["lost"] += "host" in whose
+
+    def _arrive(self) -> None:
         if self.lvtpc.masked:
-            self.tally.pmi["lost"] += "guest" in whose
-            self.tally.host_pmi["lost"] += "host" in whose
+            self._lose_pmi()
             return
+        self._in_flight = None
+        whose, self._whose = self._whose, set()
         if self.design.nmi_waits is not None:
             # AMD: the NMI that has made the guest exit is one still, up to STGI.
             self.tally.pmi["coalesced"] += "guest" in whose & self.design.nmi_waits

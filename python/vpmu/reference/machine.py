@@ -255,7 +255,10 @@ class Machine(Passing):
                 self.gives_way = True
                 return n
             if self._in_flight is not None and wall >= self._in_flight:
-                self._arrive()
+                if self._left_alone():
+                    self._lose_pmi()
+                else:
+                    self._arrive()
                 continue
             if self._vector_pending:
                 self._vector_pending = False
