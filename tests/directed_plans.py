@@ -114,6 +114,8 @@ def periods(theme: str) -> st.SearchStrategy[int]:
         return st.just(0) | leftover
     if theme == "late":
         return st.integers(5000, 100_003)
+    if theme == "handled":
+        return st.just(0) | st.integers(1000, 9000) | st.sampled_from([60, 20_011])
     if theme == "sparse":
         return st.integers(1, 5)
     if theme == "reprogrammed":
@@ -208,18 +210,20 @@ def replayed(draw: st.DrawFn, gap: int, kinds: int, far: bool) -> Trace:
 #: What a directed plan is directed at: anything; clocks near the end of their range; instructions that the hypervisor
 #: emulates up to a wrap; counters that stay zero for long; exits that end in the cycle of a host interrupt; PMIs that
 #: are lost because the handler's own accesses overflow a counter before LVTPC is unmasked, so that STATUS stays set;
-#: PMIs that arrive in the exit after their overflow; exits that have the events behind guest counters reprogrammed.
-THEMES = ("any", "far", "emulated", "sparse", "wall", "lost", "late", "reprogrammed")
+#: PMIs that arrive in the exit after their overflow; exits that have the events behind guest counters reprogrammed; the
+#: guest's handler again and again, whose accesses are trapped.
+THEMES = ("any", "far", "emulated", "sparse", "wall", "lost", "late", "reprogrammed", "handled")
 
 
 @st.composite
 def directed_plans(draw: st.DrawFn, theme: str = "any", short: bool = False) -> Plan:
     """Plans at the edges; ``short`` ones are over before the slow machine becomes slow."""
     backing = tuple(spec for spec in all_designs() if vpmu.design(spec).backed_by_host_events)
-    spec = draw(st.sampled_from(backing if theme == "reprogrammed" else all_designs()))
+    trapping = tuple(spec for spec in all_designs() if spec not in backing and vpmu.design(spec).has_host)
+    spec = draw(st.sampled_from({"reprogrammed": backing, "handled": trapping}.get(theme, all_designs())))
     planned = base(spec, draw(st.sampled_from(cpus_for(spec))))
     design = vpmu.design(spec)
-    far, emulated, sparse, tight, lost, late, reprogrammed = (theme == name for name in THEMES[1:])
+    far, emulated, sparse, tight, lost, late, reprogrammed, handled = (theme == name for name in THEMES[1:])
     free = draw(st.sampled_from(["free", "free", "cheap"] if tight else ["free", "cheap", "usual", "usual"]))
     skid = draw(st.sampled_from([0, 0, 1, 2, 300, 9000, 40_000]))
     if reprogrammed:
@@ -231,7 +235,7 @@ def directed_plans(draw: st.DrawFn, theme: str = "any", short: bool = False) -> 
     if sparse:
         rate = st.sampled_from([0, 1 << 16, 1 << 18, 1 << 20])
     alike = tuple(draw(rate) for _ in range(9))
-    if late:
+    if late or handled:
         alike = (1 << 31, 1 << 32, *alike[2:])
     if lost:
         alike = (0, 1 << 32, *alike[2:])
@@ -253,10 +257,10 @@ def directed_plans(draw: st.DrawFn, theme: str = "any", short: bool = False) -> 
         else [17, 100]
         if lost
         else [700, 4000]
-        if late
+        if late or handled
         else [1, 1, 2, 17, 700, 4000]
     )
-    gap = draw(st.sampled_from(gaps if far or tight or lost or late or emulated or reprogrammed else [0, *gaps]))
+    gap = draw(st.sampled_from(gaps if far or tight or lost or late or emulated or reprogrammed or handled else [0, *gaps]))
     walls = [0, 0, 17, 500, 9000]
     if far:
         walls = [0, 1 << 35]
@@ -264,7 +268,7 @@ def directed_plans(draw: st.DrawFn, theme: str = "any", short: bool = False) -> 
         walls = [500, 2000]
     elif lost or late:
         walls = [0]
-    elif reprogrammed:
+    elif reprogrammed or handled:
         walls = [0, 0, 30_000]
     wall_gap = draw(st.sampled_from(walls))
     # All or none: with one that does, nothing else can be skipped for long.
@@ -283,7 +287,7 @@ def directed_plans(draw: st.DrawFn, theme: str = "any", short: bool = False) -> 
     tick = draw(st.sampled_from([0, 1, 100, wall_gap + 1 if not far else 3000, 2 * wall_gap if not far else 1 << 30]))
     kinds = (*kinds, PlannedExit("TICK", 1, 0, False, tick, 0))
     # Many exits, and no host events, beside which nothing is skipped.
-    lazy_matters = reprogrammed or emulated or sparse or tight or lost or late
+    lazy_matters = reprogrammed or emulated or sparse or tight or lost or late or handled
     exits = draw(st.sampled_from([0, 1, 3, 30] if short else [300, 3000] if lazy_matters else [1, 30, 300, 3000]))
     each = max(gap, 1) + (4000 if free == "usual" else 4)
     hosted = design.has_host

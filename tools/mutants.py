@@ -22,6 +22,9 @@ SOURCES = ("lazy.pxd", "lazy.pyx", "summary.pyx", "skipping.pyx", "folding.pyx",
 TESTS = ["tests/test_lazy.py", "-k", "plans or traces"]
 #: Where it is kept what is due first. Both engines do without what is late there: only the slow machine tells.
 CLOCKS = ("timeline.pyx", "counting.pyx", "guesttimer.pyx", "hostsched.pyx", "logicalcpu.pyx")
+#: Trapped accesses that are done as before.
+MEMOS = ("memo.pyx", "guestaccess.pyx", "timeline.pyx")
+MEMO_TESTS = ["tests/test_lazy.py", "-k", "handled or clock or kept"]
 CLOCK_TESTS = ["tests/test_machine.py", "tests/test_vcpus.py", "-k", "random"]
 #: Run pytest on the mutant's own installation, whatever the environment has installed as editable.
 RUN = (
@@ -88,7 +91,7 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
         "",
     ),
     ("PMI in flight", ((" and m.pmi_arrival == NEVER and", " and"),), ""),
-    ("nonzero mask in key", (("(m.hardware.counter[slot] != 0) << slot\n", "0 << slot\n"),), ZERO),
+    ("nonzero mask in key", (("key.nonzero = nonzero_counters(&m.hardware)", "key.nonzero = 0"),), ZERO),
     (
         "STATUS in key",
         (
@@ -299,7 +302,7 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ),
     ("within: end not compared", (("min(room, _up_to(course.end, course.running + course.idle))", "room"),), ""),
     ("within: idling runs", (("+= before - room - idle", "+= before - room"),), ""),
-    ("key: marks of the attempt before", without("    key.nonzero = key.paused = 0\n"), ""),
+    ("key: marks of the attempt before", without("    key.paused = 0\n"), ""),
 )
 
 #: The same of the instant before which nothing is due.
@@ -323,10 +326,29 @@ CLOCK_MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ("due: stopped", (("m.nmi_pending or m.stopped)", "m.nmi_pending)"),), ""),
 )
 
+#: The same of trapped accesses.
+MEMO_MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
+    ("memo: what is due in the exit", (("m.wall + p.takes >= m.due or not", "not"),), ""),
+    ("memo: counters that wrap or cease to be zero", without(" or not _far_from_zero(m, p, a)"), ""),
+    ("memo: guest code in between", (("m.hardware.global_ctrl and (", "False and ("),), ""),
+    ("memo: STATUS in between", without(" or t.key[state].global_status != m.hardware.global_status"), ""),
+    ("memo: zero counters in between", without("t.key[state].nonzero != nonzero_counters(&m.hardware) or "), ""),
+    ("memo: values", without(" and (p.value == a.value or a.access == ACCESS_COUNTER)"), ""),
+    ("memo: slots", without(" and p.slot == a.slot"), ""),
+    ("memo: states", (("if memcmp(&t.key[t.bucket[i]], key, sizeof(state_key_t)) == 0:", "if True:"),), ""),
+    ("memo: PMI in flight", without(" and m.pmi_arrival == NEVER"), ""),
+    ("memo: zero is written", without(" and a.value & mask != 0"), ""),
+    ("memo: direct accesses", (("if not _keeps_state(m, a):", "if False:"),), ""),
+    ("memo: exits between", without("    m.at_state = NO_STATE\n    m.in_guest = True\n"), ""),
+    ("memo: tallies", without("    p.uses += 1\n"), ""),
+    ("memo: without a trial", (("p.usable = _same(t.trial, m) and", "p.usable ="),), ""),
+)
+
 NOTHING = "nothing was changed"
 #: Sources, the tests that should notice, mutants.
-TABLES = ((SOURCES, TESTS, MUTANTS), (CLOCKS, CLOCK_TESTS, CLOCK_MUTANTS))
-MODULES = tuple(name.removesuffix(".pyx") for name in SOURCES + CLOCKS if name.endswith(".pyx"))
+TABLES = ((SOURCES, TESTS, MUTANTS), (CLOCKS, CLOCK_TESTS, CLOCK_MUTANTS), (MEMOS, MEMO_TESTS, MEMO_MUTANTS))
+FILES = tuple(dict.fromkeys(SOURCES + CLOCKS + MEMOS))
+MODULES = tuple(name.removesuffix(".pyx") for name in FILES if name.endswith(".pyx"))
 
 
 def mutate(texts: dict[str, str], changes: tuple[tuple[str, str], ...]) -> dict[str, str]:
@@ -354,7 +376,7 @@ def main(words: list[str]) -> int:
     place = Path(os.environ.get("VPMU_MUTANTS") or tempfile.mkdtemp(prefix="vpmu-mutants-"))
     tree, build, site, log = place / "tree", place / "build", place / "site", place / "log"
     place.mkdir(parents=True, exist_ok=True)
-    original = {name: (ROOT / CORE / name).read_text() for name in SOURCES + CLOCKS}
+    original = {name: (ROOT / CORE / name).read_text() for name in FILES}
     chosen = []
     for sources, tests, mutants in TABLES:
         made = [(name, mutate({key: original[key] for key in sources}, changes), why) for name, changes, why in mutants]

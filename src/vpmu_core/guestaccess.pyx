@@ -10,11 +10,18 @@ from vpmu_core.kinds cimport (
     EXIT_MSR_WRITE, EXIT_RDPMC, HANDLER, KERNEL, OP_RDMSR, OP_RDPMC, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC,
     OP_WRMSR_SELECTOR, ORIGIN_GUEST,
 )
-from vpmu_core.perfevents cimport guest_event_t
-from vpmu_core.state cimport access_t, machine_t
 from vpmu_core.memo cimport access_by_memo
+from vpmu_core.perfevents cimport guest_event_t
+from vpmu_core.state cimport NO_STATE, access_t, machine_t
 from vpmu_core.timeline cimport run_guest, vm_exit
 from vpmu_core.unit cimport FIXED_SLOT, LVTPC_NMI, SELECTOR_ENABLE, SELECTOR_OS, SELECTOR_USR, bits_of, width_mask
+
+
+cdef inline bint _keeps_state(const machine_t *m, const access_t *a) noexcept nogil:
+    # A direct access after which the machine is in the state of memo.pxd that it was in.
+    if a.access == ACCESS_COUNTER:
+        return (a.value & width_mask(&m.hardware, a.slot) == 0) == (m.hardware.counter[a.slot] == 0)
+    return a.access == ACCESS_RDPMC or a.access == ACCESS_GLOBAL_STATUS
 
 
 cdef void make_access(machine_t *m, access_t *a, int trap, int op, int cost, int reason) noexcept nogil:
@@ -29,8 +36,8 @@ cdef void make_access(machine_t *m, access_t *a, int trap, int op, int cost, int
     run_guest(m, HANDLER, m.cost[cost], cost)
     if m.stopped:
         return
-    if (a.access != ACCESS_COUNTER or a.value == 0) and a.access != ACCESS_RDPMC and a.access != ACCESS_GLOBAL_STATUS:
-        m.at_state = 0
+    if not _keeps_state(m, a):
+        m.at_state = NO_STATE
     m.accesses[m.phase][0][op] += 1
     tally(m, ORIGIN_GUEST, op, 1)
     apply_direct(m, a)

@@ -166,7 +166,6 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
         skipped = skip_drawn(m, &course, budget)
     if skipped == 0:
         return 0
-    m.at_state = 0
     n = _skipped_folds(lazy)
     if n:
         _run_to(m, course.folded)

@@ -45,7 +45,6 @@ cdef void take_over(logical_cpu_t *cpu, machine_t *m, const machine_t *before) n
     m.next_mux, m.next_tick = before.next_mux, before.next_tick
     m.rotations = before.rotations
     m.due = 0
-    m.at_state = 0
     m.pmi_arrival, m.flight = before.pmi_arrival, before.flight & ~<uint32_t>FLIGHT_GUEST
     m.host_pmi = before.host_pmi
 

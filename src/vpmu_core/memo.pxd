@@ -10,7 +10,6 @@ cdef enum:
     MOST_SET = 24
     MOST_LATER = 32
     BUCKETS = 256
-    NO_STATE = 0  # states count from 1
 
 cdef struct change_t:
     uint32_t at  # word of the machine: of 64 bits if added to, of 32 if set

@@ -2,26 +2,24 @@
 """Trapped accesses of the guest, done as they were done before.
 
 A PMI handler of the guest is a row of exits that do the same each time, counters apart: what such an exit takes and
-changes is a function of the state before (``state_key_t``) and of the access. It is noted when it happens first, word by
-word, and kept only if the note makes of the machine before just what the exit has made of it. The states chain: where one
-access ends, the next begins.
+changes is a function of the state before (``state_key_t``) and of the access. It is noted word by word when it happens for
+the second time, and kept only if the note makes of the machine before just what the exit has made of it. The states chain:
+where one access ends, the next begins. A design needs nothing for this.
 """
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from vpmu_core._types cimport NEVER, lowest_bit, uint8_t, uint16_t, uint32_t, uint64_t
 from vpmu_core.counting cimport apply_ideal
-from vpmu_core.kinds cimport (
-    ACCESS_COUNTER, ACCESS_RDPMC, ACTIVITIES, EFFECT_ACCESS, KERNEL, OP_CLASSES, ORIGINS, PHASE_RUN, SPENT,
-)
+from vpmu_core.kinds cimport ACCESS_COUNTER, ACCESS_RDPMC, EFFECT_ACCESS, KERNEL, PHASE_RUN
 from vpmu_core.lazy cimport lazy_t, state_key_t
-from vpmu_core.state cimport MAX_GUEST_EVENTS, MAX_HOST_EVENTS, access_t, controls_t, machine_t
+from vpmu_core.state cimport MAX_GUEST_EVENTS, MAX_HOST_EVENTS, NO_STATE, access_t, controls_t, machine_t
 from vpmu_core.summary cimport nonzero_counters, read_key
 from vpmu_core.timeline cimport vm_exit
 from vpmu_core.unit cimport SLOTS, enabled, pmu_t, width_mask
 
 cdef uint32_t LONGEST_PAUSE = 64
-cdef uint8_t FEWEST_FAILURES = 4
+cdef uint8_t MOST_FAILURES = 4
 
 
 cdef bint has_memos(const machine_t *m) noexcept nogil:
@@ -92,6 +90,12 @@ cdef inline uint64_t _counter_after(const machine_t *m, const access_t *a, int s
     if a.access == ACCESS_COUNTER and a.slot == slot:
         return a.value & width_mask(&m.hardware, slot)
     return m.hardware.counter[slot]
+
+
+cdef inline bint _plain(const machine_t *m, const access_t *a) noexcept nogil:
+    # What is written to a counter is what it shows, and not zero.
+    cdef uint64_t mask = width_mask(&m.hardware, a.slot)
+    return mask == width_mask(&m.guest, a.slot) and a.value & mask != 0
 
 
 cdef inline bint _far_from_zero(const machine_t *m, const memo_t *p, const access_t *a) noexcept nogil:
@@ -302,7 +306,7 @@ cdef bint access_by_memo(machine_t *m, access_t *a) noexcept nogil:
     cdef memos_t *t = lazy.memos
     cdef memo_t *p
     cdef uint16_t state = m.at_state
-    if t == NULL or not _quiet(m) or (a.access == ACCESS_COUNTER and a.value == 0):
+    if t == NULL or not _quiet(m) or m.wall >= m.due or (a.access == ACCESS_COUNTER and not _plain(m, a)):
         return False
     if state != NO_STATE and m.hardware.global_ctrl and (
         t.key[state].nonzero != nonzero_counters(&m.hardware) or t.key[state].global_status != m.hardware.global_status
@@ -315,7 +319,7 @@ cdef bint access_by_memo(machine_t *m, access_t *a) noexcept nogil:
             return False
         state = _state_of(m, t, &lazy.found)
     p = _memo_of(t, state, a) if state != NO_STATE else NULL
-    if p == NULL or p.failed > FEWEST_FAILURES:
+    if p == NULL or p.failed > MOST_FAILURES:
         # Nothing to learn any more: let some pass before trying again.
         t.pause = t.next_pause
         t.next_pause = min(2 * t.next_pause, LONGEST_PAUSE)

@@ -12,6 +12,7 @@ cdef enum:
     MAX_OWN_HOST_EVENTS = 20  # the host's own
     MAX_HOST_EVENTS = 32  # the host's own, then those that back guest counters
     LANES = 12  # GP_LANES + FIXED_LANES
+    NO_STATE = 0  # of memo.pxd, whose states count from 1
     NOTHING_COUNTED = 1 << 31  # no machine has a counter there
 
 cdef struct planned_exit_t:
@@ -172,7 +173,7 @@ cdef struct machine_s:
     reaction_t guest_timers  # what is due by the guest's clock
     reaction_t fast_forward  # of the lazy engine; NULL: stepwise
     void *lazy  # lazy_t of lazy.pxd
-    uint16_t at_state  # of memo.pxd that it is known to be in; 0: not known
+    uint16_t at_state  # of memo.pxd, that the machine is known to be in, or NO_STATE
     uint32_t traps  # access_kind bits
     uint32_t flags  # design_flag bits
     bint guest_in_hardware  # guest state is there, as far as the design switches it

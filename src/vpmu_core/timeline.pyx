@@ -18,7 +18,7 @@ from vpmu_core.perfevents cimport guest_event_t
 from vpmu_core.unit cimport LVTPC_MASKED, enabled, width_mask
 from vpmu_core.random cimport draw_gap, draw_kind, next_regular, stream_t
 from vpmu_core.segment cimport guest_segment
-from vpmu_core.state cimport access_t, design_t, machine_t, planned_exit_t
+from vpmu_core.state cimport NO_STATE, access_t, design_t, machine_t, planned_exit_t
 
 
 # -- PMIs -------------------------------------------------------------------------------------------------------------
@@ -325,7 +325,7 @@ cdef inline void _exit_ends(
     check_arrival(m)
     design.enter(m)
     m.settled = m.settled_gp = m.settled_slots = 0
-    m.at_state = 0
+    m.at_state = NO_STATE
     m.in_guest = True
 
 
@@ -511,7 +511,6 @@ cdef void run(machine_t *m) noexcept nogil:
     cdef planned_exit_t *e
     m.yielded = False
     m.due = 0
-    m.at_state = 0
     while True:
         if m.fast_forward != NULL:
             m.fast_forward(m)
