@@ -54,14 +54,14 @@ def test_lazy_is_never_slower_where_there_is_little_to_skip(fastest):
     ratio = {}
     for design in ("mediated", "emulated"):
         for workload in WORKLOADS:
-            planned = sampled(design, workload, "0.2")
+            planned = sampled(design, workload)
             best = fastest(12, lazy=functools.partial(run, planned), stepwise=lambda p=planned: run(p, "stepwise"))
             ratio[design, workload] = best["stepwise"] / best["lazy"]
     assert min(ratio.values()) > 0.9, ratio
-    # Mediated skips what a storm of PAUSE exits leaves between two PMIs: 2.1 times measured, and not the 2.5 that were
-    # wanted when stepwise took twice as long. Emulated folds the exits that reprogram its counters: 3.2.
-    assert ratio["mediated", "pause-storm"] > 1.7, ratio
-    assert ratio["emulated", "pause-storm"] > 2.5, ratio
+    # Mediated skips what a storm of PAUSE exits leaves between two PMIs, whose handlers it has noted: 2.5 times measured.
+    # Emulated folds the exits that reprogram its counters: 4.2.
+    assert ratio["mediated", "pause-storm"] > 2.0, ratio
+    assert ratio["emulated", "pause-storm"] > 3.0, ratio
 
 
 def test_a_simulated_second_of_sampling(fastest, quiet):

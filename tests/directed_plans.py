@@ -260,7 +260,7 @@ def directed_plans(draw: st.DrawFn, theme: str = "any", short: bool = False) -> 
         if late or handled
         else [1, 1, 2, 17, 700, 4000]
     )
-    gap = draw(st.sampled_from(gaps if far or tight or lost or late or emulated or reprogrammed or handled else [0, *gaps]))
+    gap = draw(st.sampled_from([0, *gaps] if theme in ("any", "sparse") else gaps))
     walls = [0, 0, 17, 500, 9000]
     if far:
         walls = [0, 1 << 35]
