@@ -8,7 +8,7 @@ import pytest
 from directed_plans import CPUS, THEMES, all_designs, base, directed_plans, one_by_one, options
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from machine_plans import plans, plans_with_clock, traces
+from machine_plans import filters, plans, plans_with_clock, traces
 from plan_files import KEPT, assert_engines_agree, dumps, loads, main
 
 import vpmu
@@ -28,6 +28,18 @@ def test_uniform_plans(planned, longer):
 @LAX
 def test_directed_plans(theme, data):
     assert_engines_agree(data.draw(directed_plans(theme)), test=f"directed-{theme}")
+
+
+@given(data=st.data())
+@LAX
+def test_handled_plans_beside_filters(data):
+    """What the hypervisor lets count changes between two handlers, and in one."""
+    mediated = directed_plans("handled").filter(lambda planned: planned.design.startswith("mediated"))
+    planned = data.draw(mediated)
+    codes = [event.selector & 0xFFFF for event in planned.guest_events]
+    first, changes = data.draw(filters(codes, planned.end, planned.cpu.vendor))
+    planned = dataclasses.replace(planned, event_filter=first, filter_changes=changes)
+    assert_engines_agree(planned, test="handled-filters")
 
 
 @given(plans_with_clock(), st.sampled_from([20, 100, 700]))
