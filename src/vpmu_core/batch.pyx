@@ -10,7 +10,7 @@ from vpmu_core._types cimport uint32_t, uint64_t
 from vpmu_core.hostperf cimport read_host_events
 from vpmu_core.kinds cimport ACTIVITIES, CAUSES, COSTS, FLIGHT_GUEST, OP_CLASSES, ORIGINS, PHASES, PMU_EXITS, RUNNING
 from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
-from vpmu_core.memo cimport forget_memos, free_memos, has_memos, new_memos, settle_memos
+from vpmu_core.memo cimport forget_memos, free_memos, settle_memos
 from vpmu_core.machine cimport SLICE, Machine, begin, finish, prepare
 from vpmu_core.perfevents cimport guest_event_t, host_event_t
 from vpmu_core.random cimport derive_seed, instant_of, sfc64_seed, stream_t
@@ -210,8 +210,6 @@ cdef class Template:
         w.lazy.kind = <kind_t *>calloc(n, sizeof(kind_t))
         w.lazy.drawn = <uint64_t *>calloc(self.machine.m.work_stream.n + 1, sizeof(uint64_t))
         w.lazy.copy = <machine_t *>calloc(1, sizeof(machine_t))
-        if self.skips and has_memos(&self.machine.m):
-            w.lazy.memos = new_memos()
         w.m.work_stream.count = <uint64_t *>calloc(self.machine.m.work_stream.n + 1, sizeof(uint64_t))
         w.m.work_stream.due = <uint64_t *>calloc(self.machine.m.work_stream.n + 1, sizeof(uint64_t))
         w.m.wall_stream.count = <uint64_t *>calloc(self.machine.m.wall_stream.n + 1, sizeof(uint64_t))
@@ -220,7 +218,6 @@ cdef class Template:
             w.m.exit_count == NULL or w.lazy.summary == NULL or w.lazy.kind == NULL or w.lazy.drawn == NULL
             or w.lazy.copy == NULL or w.m.work_stream.count == NULL or w.m.work_stream.due == NULL
             or w.m.wall_stream.count == NULL or w.m.wall_stream.due == NULL
-            or (w.lazy.memos == NULL and self.skips and has_memos(&self.machine.m))
         ):
             _release(w)
             raise MemoryError

@@ -50,8 +50,6 @@ cdef struct memos_t:
     machine_t *before
     machine_t *trial
 
-cdef bint has_memos(const machine_t *m) noexcept nogil
-cdef memos_t *new_memos() noexcept nogil
 cdef void free_memos(memos_t *t) noexcept nogil
 cdef void forget_memos(lazy_t *lazy) noexcept nogil
 cdef void settle_memos(machine_t *m, const lazy_t *lazy) noexcept nogil

@@ -22,13 +22,8 @@ cdef uint32_t LONGEST_PAUSE = 64
 cdef uint8_t MOST_FAILURES = 4
 
 
-cdef bint has_memos(const machine_t *m) noexcept nogil:
-    """Whether there is anything to note: what reprograms events is another each time."""
-    return m.traps != 0 and m.guest_events != 0 and not m.backed
-
-
-cdef memos_t *new_memos() noexcept nogil:
-    """None yet; NULL if there is no memory."""
+cdef memos_t *_new_memos() noexcept nogil:
+    """None yet; NULL if there is no memory: then nothing is noted."""
     cdef memos_t *t = <memos_t *>calloc(1, sizeof(memos_t))
     if t != NULL:
         t.before = <machine_t *>calloc(1, sizeof(machine_t))
@@ -60,7 +55,7 @@ cdef void forget_memos(lazy_t *lazy) noexcept nogil:
 cdef inline bint _quiet(const machine_t *m) noexcept nogil:
     return (
         m.in_guest and m.phase == PHASE_RUN and m.pmi_arrival == NEVER and not m.vector_pending and not m.pmi_requested
-        and not m.host_nmi_pending and not m.has_host and not m.reprogram and not m.stopped and m.steps == NULL
+        and not m.host_nmi_pending and not m.backed and not m.has_host and not m.reprogram and not m.stopped and m.steps == NULL
     )
 
 
@@ -306,13 +301,18 @@ cdef bint access_by_memo(machine_t *m, access_t *a) noexcept nogil:
     cdef memos_t *t = lazy.memos
     cdef memo_t *p
     cdef uint16_t state = m.at_state
-    if t == NULL or not _quiet(m) or m.wall >= m.due or (a.access == ACCESS_COUNTER and not _plain(m, a)):
+    if not _quiet(m) or m.wall >= m.due or (a.access == ACCESS_COUNTER and not _plain(m, a)):
         return False
     if state != NO_STATE and m.hardware.global_ctrl and (
         t.key[state].nonzero != nonzero_counters(&m.hardware) or t.key[state].global_status != m.hardware.global_status
     ):
         # Guest code since has let a counter count.
         state = NO_STATE
+    if t == NULL:
+        # Most machines never need them.
+        t = lazy.memos = _new_memos()
+        if t == NULL:
+            return False
     if state == NO_STATE:
         if t.pause:
             t.pause -= 1

@@ -11,7 +11,7 @@ from vpmu_core.guestperf cimport pmi_handler, serve_timers
 from vpmu_core.guestperiod cimport limit_samples
 from vpmu_core.hostsched cimport FLEXIBLE, TASK
 from vpmu_core.kinds cimport ACTIVITIES, TIMER_INTERVAL, TIMER_ROTATION, TIMER_SWITCH, TIMER_TICK, USERSPACE
-from vpmu_core.memo cimport free_memos, has_memos, new_memos
+from vpmu_core.memo cimport free_memos
 from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
 from vpmu_core.msr cimport reset
 from vpmu_core.perfevents cimport guest_event_t, guest_timer_t, host_event_t
@@ -82,10 +82,6 @@ cdef class Planned:
         self.lazy.copy = <machine_t *>calloc(1, sizeof(machine_t))
         if self.lazy.summary == NULL or self.lazy.kind == NULL or self.lazy.drawn == NULL or self.lazy.copy == NULL:
             raise MemoryError
-        if has_memos(&self.m):
-            self.lazy.memos = new_memos()
-            if self.lazy.memos == NULL:
-                raise MemoryError
         forget(&self.lazy)
         self.lazy.next_pause = 1
         self.m.lazy = &self.lazy
