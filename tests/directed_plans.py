@@ -220,12 +220,14 @@ THEMES = ("any", "far", "emulated", "sparse", "wall", "lost", "late", "reprogram
 
 
 @st.composite
-def directed_plans(draw: st.DrawFn, theme: str = "any", short: bool = False) -> Plan:
+def directed_plans(
+    draw: st.DrawFn, theme: str = "any", short: bool = False, designs: tuple[str, ...] = (), cpus: tuple[str, ...] = ()
+) -> Plan:
     """Plans at the edges; ``short`` ones are over before the slow machine becomes slow."""
     backing = tuple(spec for spec in all_designs() if vpmu.design(spec).backed_by_host_events)
     trapping = tuple(spec for spec in all_designs() if spec not in backing and vpmu.design(spec).has_host)
-    spec = draw(st.sampled_from({"reprogrammed": backing, "handled": trapping}.get(theme, all_designs())))
-    planned = base(spec, draw(st.sampled_from(cpus_for(spec))))
+    spec = draw(st.sampled_from(designs or {"reprogrammed": backing, "handled": trapping}.get(theme, all_designs())))
+    planned = base(spec, draw(st.sampled_from(cpus or cpus_for(spec))))
     design = vpmu.design(spec)
     far, emulated, sparse, tight, lost, late, reprogrammed, handled = (theme == name for name in THEMES[1:])
     free = draw(st.sampled_from(["free", "free", "cheap"] if tight else ["free", "cheap", "usual", "usual"]))
@@ -320,3 +322,43 @@ def directed_plans(draw: st.DrawFn, theme: str = "any", short: bool = False) -> 
         few = (planned.gp_constraint[0] & draw(st.sampled_from([0x0, 0x1])), *planned.gp_constraint[1:])
         planned = dataclasses.replace(planned, gp_constraint=few)
     return dataclasses.replace(planned, guest_events=draw(guest_events(planned, theme)) if design.has_guest_pmu else ())
+
+
+@st.composite
+def horizon_plans(draw: st.DrawFn) -> Plan:
+    """Drawn exits up to a thousand horizons, each some tens or hundreds of exits after the one before.
+
+    Exits are skipped in batches that fit by what exits take on average; one in some hundred goes beyond its horizon.
+    """
+    spec = draw(st.sampled_from([spec for spec in all_designs() if not vpmu.design(spec).backed_by_host_events]))
+    planned = base(spec, draw(st.sampled_from(cpus_for(spec))))
+    hosted = vpmu.design(spec).has_host
+    free = draw(st.booleans())
+    gap = draw(st.sampled_from([3, 50, 400]))
+    busy = draw(st.sampled_from([0, 1, 200]))
+    idle = draw(st.sampled_from([0, 0, 0, 300]))
+    # One of two kinds that takes long and is rare, or not.
+    kinds = (
+        PlannedExit("SHORT", draw(st.integers(0, 1)), draw(st.sampled_from([0, 3])), False, busy, idle),
+        PlannedExit("LONG", draw(st.integers(0, 2)), 0, False, draw(st.sampled_from([busy, 3000])), 0),
+        PlannedExit("TICK", 1, 0, False, 1, 0),
+    )
+    rare = draw(st.sampled_from([0, 1 << 27, 1 << 31]))
+    each = gap + busy + idle + (20 if free else 2500)
+    horizon = each * draw(st.integers(20, 500))
+    bound = draw(st.sampled_from(["counter", "host interrupts", "both"]))
+    codes = codes_of(planned.cpu)
+    code = draw(st.sampled_from(sorted(codes)))
+    guest_event = PlannedGuestEvent(codes[code], code | 0x13 << 16, 0, True, True, max(1, horizon * gap // each))
+    return dataclasses.replace(
+        planned,
+        end=1000 * horizon,
+        user_share=draw(st.sampled_from([0, 1 << 31, 1 << 32])),
+        rates=tuple((1 << 32, 1 << 32, *(1 << 31,) * 7) for _ in planned.rates),
+        costs={name: 0 if free else value for name, value in planned.costs.items()},
+        exits=kinds,
+        work=Stream(gap * hosted, (FULL - rare, FULL), (1, 1), (0, 1), ()),
+        wall=arrivals(draw, horizon * hosted * (bound != "counter"), (2,)),
+        seeds={name: (draw(st.integers(0, 2**64 - 1)), 7, i) for i, name in enumerate(("work", "wall", "skid"))},
+        guest_events=(guest_event,) if bound != "host interrupts" and vpmu.design(spec).has_guest_pmu else (),
+    )

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from directed_plans import CPUS, THEMES, all_designs, base, directed_plans, one_by_one, options
+from directed_plans import CPUS, THEMES, all_designs, base, directed_plans, horizon_plans, one_by_one, options
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from machine_plans import filters, plans, plans_with_clock, traces
@@ -40,6 +40,13 @@ def test_handled_plans_beside_filters(data):
     first, changes = data.draw(filters(codes, planned.end, planned.cpu.vendor))
     planned = dataclasses.replace(planned, event_filter=first, filter_changes=changes)
     assert_engines_agree(planned, test="handled-filters")
+
+
+@given(horizon_plans())
+@LAX
+def test_plans_with_many_horizons(planned):
+    """What lies beyond a horizon by chance is taken back, whichever horizon it is."""
+    assert_engines_agree(planned, test="horizons")
 
 
 @given(plans_with_clock(), st.sampled_from([20, 100, 700]))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from directed_plans import AMD_CPUS, CPUS, all_designs, cpus_for, directed_plans
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from machine_plans import plans
@@ -27,30 +28,70 @@ GP = {"for": "gp", "do": [{"op": "rdpmc", "save": True}]}
 ZERO_FIXED = {"op": "wrmsr", "register": "fixed_ctr_ctrl", "value": "zero"}
 
 
+def has_sequence(spec: str) -> bool:
+    """Whether a design switches guest state by steps."""
+    design = vpmu.design(spec)
+    return isinstance(design, vpmu.Mediated) and not vpmu.sequence(str(design.sequence)).by_hardware
+
+
+ON_INTEL = tuple(filter(has_sequence, all_designs()))
+ON_AMD = tuple(spec for spec in ON_INTEL if set(AMD_CPUS) & set(cpus_for(spec)))
+
+
+@st.composite
+def block_loops(draw: Any) -> Mapping[str, Any]:
+    """A loop over GP counters as one block does it: RDPMC, the counter, the selector."""
+    body: list[dict[str, Any]] = [draw(st.sampled_from([{"op": "rdpmc"}, {"op": "rdpmc", "save": True}]))]
+    for register in ("counter", "selector"):
+        value = draw(st.sampled_from([None, "zero", "guest"]))
+        condition = {"zero": "nonzero", "guest": "differs" if register == "counter" else None}.get(value)
+        if value:
+            step = {"op": "wrmsr", "register": register, "value": value}
+            body.append(step | ({"if": condition} if condition and draw(st.booleans()) else {}))
+    return {"for": "gp", "do": body}
+
+
 @st.composite
 def amd_steps(draw: Any, half: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...]:
-    """A half with steps left out, doubled and moved; host perf keeps its places, first in a load and last in a put."""
+    """A half with loops of other kinds, or with steps left out, doubled and moved.
+
+    Host perf keeps its places, first in a load and last in a put.
+    """
+    if draw(st.booleans()):
+        return tuple(draw(block_loops() | st.just(step)) if "for" in step else step for step in half)
     perf = [step for step in half if step.get("op", "").startswith("perf_")]
     others = [step for step in half if step not in perf]
-    some = draw(st.lists(st.sampled_from(others), min_size=1, max_size=12))
+    some = draw(st.lists(block_loops() | st.sampled_from(others), min_size=1, max_size=12))
     read = {"op": "rdmsr", "register": "global_status"}  # whatever takes its value comes later
     return (*perf, read, *some) if half is AMD.load else (read, *some, *perf)
 
 
-@given(plans().filter(lambda p: p.sequence is not None and p.cpu.vendor == "amd"), st.data())
-@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much])
-def test_amd_sequences_of_any_shape(planned: Any, data: Any) -> None:
-    odd = dataclasses.replace(AMD, name="odd", load=data.draw(amd_steps(AMD.load)), put=data.draw(amd_steps(AMD.put)))
-    planned = dataclasses.replace(planned, sequence=odd, host_events=())
-    expected = slow.run(planned)
-    assert run(planned) == expected
-    assert run(planned, "lazy") == expected
+@st.composite
+def with_amd_steps(draw: Any, planned: Any) -> Any:
+    odd = dataclasses.replace(AMD, name="odd", load=draw(amd_steps(AMD.load)), put=draw(amd_steps(AMD.put)))
+    return dataclasses.replace(planned, sequence=odd, host_events=())
 
 
-def of_intel(planned: Any) -> bool:
-    """It has a switch sequence of its own, which may be anything."""
-    sequence = planned.sequence
-    return sequence is not None and not sequence.by_hardware and planned.cpu.vendor == "intel"
+@given(plans(designs=ON_AMD, cpus=AMD_CPUS).flatmap(with_amd_steps))
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+def test_amd_sequences_of_any_shape(planned: Any) -> None:
+    assert_engines_agree(planned, test="amd-shape", engines=ENGINES)
+
+
+@given(directed_plans("handled", designs=ON_AMD, cpus=AMD_CPUS).flatmap(with_amd_steps))
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+def test_amd_sequences_of_any_shape_in_longer_runs(planned: Any) -> None:
+    """A put that does not save, or a load that does not restore: no switch is like the one before."""
+    assert_engines_agree(planned, test="amd-shape-handled")
+
+
+@given(directed_plans("handled", designs=ON_INTEL, cpus=CPUS), st.data())
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+def test_sequences_of_any_shape_in_longer_runs(planned: Any, data: Any) -> None:
+    odd = dataclasses.replace(
+        planned.sequence, name="odd", load=data.draw(steps(BASE.load)), put=data.draw(steps(BASE.put))
+    )
+    assert_engines_agree(dataclasses.replace(planned, sequence=odd), test="any-shape-handled")
 
 
 CONTROLS = ("fixed_ctr_ctrl", "global_ctrl", "global_status", *STORAGE)
@@ -128,11 +169,11 @@ def steps(draw: Any, half: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, 
 
 
 @given(
-    plans().filter(of_intel),
+    plans(designs=ON_INTEL, cpus=CPUS),
     steps(BASE.load),
     steps(BASE.put),
 )
-@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_sequences_of_any_shape(planned: Any, load: Any, put: Any) -> None:
     """Beside host events, too, which then count what they should not, and the guest what the host does."""
     odd = dataclasses.replace(planned.sequence, name="odd", load=load, put=put)
@@ -140,10 +181,10 @@ def test_sequences_of_any_shape(planned: Any, load: Any, put: Any) -> None:
 
 
 @given(
-    plans().filter(of_intel),
+    plans(designs=ON_INTEL, cpus=CPUS),
     st.permutations(BASE.load[2:]),
 )
-@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_safe_sequences_leave_nothing(planned: Any, load: Any) -> None:
     """Whatever the order in which a load that is safe anyway does its steps: blocks do them, and nothing is found."""
     read = next(i for i, step in enumerate(load) if step.get("op") == "rdmsr")
@@ -154,6 +195,27 @@ def test_safe_sequences_leave_nothing(planned: Any, load: Any) -> None:
     assert not moved.is_watched(False)
     result = assert_engines_agree(dataclasses.replace(calm(planned), sequence=moved), test="safe", engines=ENGINES)
     assert not any(result["breaches"].values())
+
+
+SAVE = {"op": "rdpmc", "save": True}
+
+
+@pytest.mark.parametrize(
+    ("base", "load", "put", "kept"),
+    [
+        (BASE, BASE.load, BASE.put, True),
+        (BASE, BASE.load, (*BASE.put[:-2], {"for": "gp", "do": [SAVE]}, *BASE.put[-2:]), False),  # zeros
+        (BASE, (*BASE.load[:2], {"for": "fixed", "do": [SAVE]}, *BASE.load[2:]), BASE.put, False),  # the host's
+        (AMD, AMD.load, AMD.put, True),
+        (AMD, AMD.load, tuple(step for step in AMD.put if "for" not in step), False),
+        (AMD, tuple(step for step in AMD.load if "for" not in step), AMD.put, False),
+    ],
+    ids=["as it is", "saved twice", "saved at load", "amd", "amd: not saved", "amd: not loaded"],
+)
+def test_whether_a_switch_brings_back_what_it_takes_out(base: Any, load: Any, put: Any, kept: bool) -> None:
+    odd = dataclasses.replace(base, name="odd", load=load, put=put)
+    assert odd.keeps_counters == kept
+    assert odd.is_watched(True) == (base is BASE and not kept)
 
 
 @pytest.mark.parametrize(

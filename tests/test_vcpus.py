@@ -8,7 +8,7 @@ from machine_plans import DESIGNS
 from vcpu_plans import SHARED, Planned, assert_engines_agree, check, is_safe, planned, run, vcpus
 
 import vpmu
-from vpmu._plan import Plan, PlannedExit, Stream
+from vpmu._plan import Plan, PlannedAccess, PlannedExit, Stream
 from vpmu_core.machine import Machine
 from vpmu_core.vcpus import LogicalCpu
 
@@ -46,6 +46,31 @@ def test_overflows_are_where_a_cycle_by_cycle_run_finds_them():
     for design in ("emulated", "mediated", "mediated,scope=vcpu-sched"):
         given_ = planned(design, *GUESTS[:2], end=60_000, tick=9_000, time_slice=9_000)
         assert run(given_, "reference") == run(given_, "cycle-by-cycle")
+
+
+BRANCHES, CACHE_MISSES = 0x5300C4, 0x53412E
+
+
+def test_an_access_is_not_done_as_before_under_another_event_filter():
+    """What a guest's program has written to a selector is allowed, and then denied."""
+    (alone,) = planned("mediated", ("fio-4k-read", ()), end=2_000_000, tick=TICK, time_slice=TICK).vcpus
+    program = [PlannedAccess(10, "global_ctrl", 0, 0)]
+    program += [PlannedAccess(100, "selector", 0, code) for code in (BRANCHES, CACHE_MISSES) * 10 + (BRANCHES,)]
+    program += [PlannedAccess(100, "global_ctrl", 0, 1), PlannedAccess(50_000, "rdpmc", 0, 0)]
+    all_allowed, denied = (vpmu.EventFilter("deny", codes).planned() for codes in ([], [0xC4]))
+    made = dataclasses.replace(alone, program=tuple(program), filter_changes=((5000, all_allowed), (40_000, denied)))
+    result = assert_engines_agree(Planned((made,), TICK), *ALL)
+    counted, ideal = result["vcpus"][0]["program"][0]
+    assert (counted, ideal > 0) == (0, True)
+
+
+def test_a_result_before_the_first_step_has_all_of_a_guests_program():
+    (alone,) = planned("mediated", ("fio-4k-read", ()), end=2_000_000, tick=TICK, time_slice=TICK).vcpus
+    program = (PlannedAccess(10, "global_ctrl", 0, 0), *[PlannedAccess(10, "lvtpc", 0, 0x400)] * 8)
+    made = dataclasses.replace(alone, program=program)
+    results = [LogicalCpu((made,), engine, time_slice=TICK).result() for engine in ("lazy", "stepwise")]
+    assert results[0] == results[1]
+    assert results[0]["vcpus"][0]["switches"] == 9
 
 
 @pytest.mark.parametrize("design", SAFE)

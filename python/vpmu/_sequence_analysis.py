@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 from ._sequence_language import Step
 
-_COUNTERS = ("gp", "fixed")
-
 
 class Analysis(NamedTuple):
     """What is known of a sequence without running it.
@@ -45,10 +43,15 @@ def _of(step: Step, bank: str) -> str:
 def _load(steps: Sequence[Step]) -> dict[str, str]:
     """What each register holds at the end of load: guest, zero, or something else."""
     holds: dict[str, str] = {}
+    lost: set[str] = set()  # of the guest's, for what is saved over it
     for bank, step in _flat(steps):
         name, value = _of(step, bank), str(step.get("value", ""))
         if step["op"] == "lvtpc":
             holds["lvtpc"] = value
+        elif step["op"] in ("rdpmc", "rdmsr"):
+            name = "status" if name == "global_status" else name
+            if step.get("save") in (True, "guest") and holds.get(name) != "guest":
+                lost.add(name)
         elif step["op"] == "toggle" or name == "global_ovf_ctrl":
             # Both go by what was read: before anything else was written.
             holds["status"] = "mixed" if "status" in holds else "guest" if step["op"] == "toggle" else "zero"
@@ -57,7 +60,7 @@ def _load(steps: Sequence[Step]) -> dict[str, str]:
         elif step["op"] == "wrmsr":
             conditional = "if" in step and (step["if"] != "differs" or name in holds)
             holds[name] = "mixed" if conditional else value
-    return holds
+    return holds | dict.fromkeys(lost, "mixed")
 
 
 def _put(steps: Sequence[Step]) -> tuple[dict[str, str], set[str]]:
@@ -70,8 +73,9 @@ def _put(steps: Sequence[Step]) -> tuple[dict[str, str], set[str]]:
             holds["lvtpc"] = value
         elif step["op"] in ("rdpmc", "rdmsr"):
             name = "status" if name == "global_status" else name
-            if step.get("save") in (True, "guest") and name not in holds:
-                saved.add(name)
+            if step.get("save") in (True, "guest"):
+                # After a write it saves what was written.
+                (saved.discard if name in holds else saved.add)(name)
         elif step["op"] == "toggle" or name == "global_status_set":
             holds["status"] = "mixed"
         elif name == "global_ovf_ctrl":
@@ -82,20 +86,22 @@ def _put(steps: Sequence[Step]) -> tuple[dict[str, str], set[str]]:
     return holds, saved
 
 
-def analyse(load: Sequence[Step], put: Sequence[Step]) -> Analysis:
+def analyse(load: Sequence[Step], put: Sequence[Step], banks: Sequence[str] = ("gp", "fixed")) -> Analysis:
     """Follow a sequence's steps.
 
     Parameters
     ----------
     load, put : sequence of mapping
         Checked steps.
+    banks : sequence of str
+        Those that the CPU has counters in.
 
     Returns
     -------
     Analysis
     """
     loaded, (left, saved) = _load(load), _put(put)
-    counters = [f"counter {bank}" for bank in _COUNTERS]
+    counters = [f"counter {bank}" for bank in banks]
     quiet = (
         [step.get("op") for step in load[:2]] == ["perf_load_guest_context", "wrmsr"]
         and load[1].get("register") == "global_ctrl"

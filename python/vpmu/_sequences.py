@@ -214,14 +214,18 @@ class Sequence:
             return None
 
     @functools.cached_property
-    def analysis(self) -> Analysis | None:
-        """What is known of it without running it; None for operations of the blocks' own."""
+    def analysis(self) -> Analysis:
+        """What is known of it without running it."""
+        return analyse(self.load, self.put, ("gp",) if self.vendor == "amd" else ("gp", "fixed"))
+
+    @functools.cached_property
+    def _has_steps(self) -> bool:
+        """Whether it can be done step by step: some operations of blocks cannot."""
         try:
-            for half, steps in (("load", self.load), ("put", self.put)):
-                operations(half, steps)
+            self.steps()
         except Misstep:
-            return None
-        return analyse(self.load, self.put)
+            return False
+        return True
 
     def is_watched(self, status_traps: bool) -> bool:
         """Whether it must be done step by step, and watched: it is not plainly safe, or more than blocks can do.
@@ -236,7 +240,7 @@ class Sequence:
         bool
         """
         known = self.analysis
-        if self.by_hardware or known is None or self.vendor == "amd":
+        if self.by_hardware or not self._has_steps or self.vendor == "amd":
             return False
         safe = known.clears and known.loads and (known.loads_status or status_traps)
         return not safe or self._blocks("load") is None or self._blocks("put") is None
@@ -244,7 +248,7 @@ class Sequence:
     @property
     def keeps_counters(self) -> bool:
         """Whether each counter that a put takes out comes back: two switches in a row are then alike."""
-        return self.analysis is None or self.vendor == "amd" or (self.analysis.saves and self.analysis.restores)
+        return self.by_hardware or (self.analysis.saves and self.analysis.restores)
 
     def steps(self) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
         """The load and the put as operations for the core, a loop's following its head."""

@@ -36,7 +36,7 @@ cdef struct summary_t:  # what one exit of a kind does, found by running it once
     int handling_activity  # who pays for handling: hypervisor or blind
     bint may_idle  # blocking changes nothing either
 
-cdef struct state_key_t:  # what a summary depends on; counters only as far as they are zero
+cdef struct state_key_t:  # what a summary, or a memo, depends on; counters only as far as they are zero
     uint64_t selector[GP_LANES]
     uint64_t guest_selector[GP_LANES]
     uint64_t fixed_ctr_ctrl
@@ -58,6 +58,7 @@ cdef struct state_key_t:  # what a summary depends on; counters only as far as t
     uint32_t unloaded
     uint32_t counting_instructions
     uint32_t denied
+    uint32_t next_filter
     uint32_t in_use
     int host_events
     int8_t counts[MAX_GUEST_EVENTS]  # slot of each guest event that is active, -1 otherwise
@@ -69,8 +70,8 @@ cdef struct memos_t  # memo.pxd
 cdef struct lazy_t:
     summary_t *summary  # one for each planned exit
     kind_t *kind  # likewise
-    memos_t *memos  # of trapped accesses; NULL: none are kept
-    uint64_t *drawn  # likewise: exits of each slot of a stream in one batch
+    uint64_t *drawn  # one for each slot of a stream: its exits in one batch
+    memos_t *memos  # of trapped accesses; NULL: none yet
     uint32_t summaries
     machine_t *copy
     state_key_t key  # of the summaries

@@ -40,7 +40,7 @@ cdef inline bint _uneventful(const machine_t *m) noexcept nogil:
     return (
         m.in_guest and m.phase == PHASE_RUN and m.pmi_arrival == NEVER and not m.vector_pending and not m.pmi_requested
         and not m.nmi_pending and not m.nmi_in_service and not m.has_host and not m.reprogram and not m.stopped
-        and (m.steps == NULL or m.keeps_counters)
+        and (m.load == NULL or m.keeps_counters)
     )
 
 

@@ -30,7 +30,7 @@ cdef struct memo_t:  # one access in one state
     uint16_t next_memo  # of the same state; 0: none
     changes_t n
     uint32_t counted  # hardware counters that the emulated instruction advances
-    uint64_t value  # written; of a counter any but 0
+    uint64_t value  # written
     uint64_t result  # read, unless from a counter
     uint64_t takes  # cycles from exit to entry
     uint64_t uses  # that are not in the tallies yet

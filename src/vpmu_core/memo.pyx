@@ -43,7 +43,7 @@ cdef void free_memos(memos_t *t) noexcept nogil:
 
 
 cdef void forget_memos(lazy_t *lazy) noexcept nogil:
-    """Costs or rates are others now."""
+    """Costs are others now."""
     cdef memos_t *t = lazy.memos
     if t != NULL:
         memset(t.bucket, 0, sizeof(t.bucket))
@@ -56,6 +56,7 @@ cdef inline bint _quiet(const machine_t *m) noexcept nogil:
     return (
         m.in_guest and m.phase == PHASE_RUN and m.pmi_arrival == NEVER and not m.vector_pending and not m.pmi_requested
         and not m.host_nmi_pending and not m.backed and not m.has_host and not m.reprogram and not m.stopped and m.steps == NULL
+        and (m.load == NULL or m.keeps_counters)
     )
 
 
@@ -80,25 +81,12 @@ cdef uint16_t _state_of(const machine_t *m, memos_t *t, state_key_t *key) noexce
     return <uint16_t>t.states
 
 
-cdef inline uint64_t _counter_after(const machine_t *m, const access_t *a, int slot) noexcept nogil:
-    # Before the emulated instruction is counted.
-    if a.access == ACCESS_COUNTER and a.slot == slot:
-        return a.value & width_mask(&m.hardware, slot)
-    return m.hardware.counter[slot]
-
-
-cdef inline bint _plain(const machine_t *m, const access_t *a) noexcept nogil:
-    # What is written to a counter is what it shows, and not zero.
-    cdef uint64_t mask = width_mask(&m.hardware, a.slot)
-    return mask == width_mask(&m.guest, a.slot) and a.value & mask != 0
-
-
-cdef inline bint _far_from_zero(const machine_t *m, const memo_t *p, const access_t *a) noexcept nogil:
+cdef inline bint _far_from_zero(const machine_t *m, const memo_t *p) noexcept nogil:
     # No counter that the emulated instruction advances wraps, or ceases to be zero.
     cdef uint32_t left = p.counted
     cdef uint64_t value
     while left:
-        value = _counter_after(m, a, lowest_bit(left))
+        value = m.hardware.counter[lowest_bit(left)]
         if value == 0 or value == width_mask(&m.hardware, lowest_bit(left)):
             return False
         left &= left - 1
@@ -114,12 +102,7 @@ cdef void _apply(machine_t *m, const memo_t *p, access_t *a) noexcept nogil:
     while left:
         m.ideal.counter[lowest_bit(left)] = (m.ideal.counter[lowest_bit(left)] + 1) & width_mask(&m.ideal, lowest_bit(left))
         left &= left - 1
-    if a.access == ACCESS_COUNTER:
-        m.hardware.counter[a.slot] = a.value & width_mask(&m.hardware, a.slot)
-    elif a.access == ACCESS_RDPMC:
-        a.value = m.hardware.counter[a.slot]
-    else:
-        a.value = p.result
+    a.value = m.hardware.counter[a.slot] if a.access == ACCESS_RDPMC else p.result
     left = p.counted
     while left:
         m.hardware.counter[lowest_bit(left)] += 1
@@ -188,19 +171,19 @@ cdef bint _note_set(const machine_t *m, const machine_t *after, memo_t *p, const
     return True
 
 
-cdef bint _note_counted(const machine_t *m, const machine_t *after, memo_t *p, const access_t *a) noexcept nogil:
+cdef bint _note_counted(const machine_t *m, const machine_t *after, memo_t *p) noexcept nogil:
     cdef int slot
     cdef uint64_t difference
     p.counted = 0
     for slot in range(SLOTS):
-        difference = after.hardware.counter[slot] - _counter_after(m, a, slot)
+        difference = after.hardware.counter[slot] - m.hardware.counter[slot]
         if difference > 1:
             return False
         p.counted |= <uint32_t>difference << slot
-    return _far_from_zero(m, p, a)
+    return _far_from_zero(m, p)
 
 
-cdef bint _note(const machine_t *m, const machine_t *after, memo_t *p, const access_t *a) noexcept nogil:
+cdef bint _note(const machine_t *m, const machine_t *after, memo_t *p) noexcept nogil:
     """Note what an access has changed; False if there is too much of it, or it is of the wrong kind."""
     p.n.now = p.n.set = p.n.later = 0
     return (
@@ -216,7 +199,7 @@ cdef bint _note(const machine_t *m, const machine_t *after, memo_t *p, const acc
         and _note_set(m, after, p, &m.loaded, sizeof(controls_t))
         and _note_set(m, after, p, &m.counting_instructions, sizeof(m.counting_instructions))
         and _note_set(m, after, p, &m.in_use, sizeof(m.in_use)) and _note_set(m, after, p, &m.unloaded, sizeof(m.unloaded))
-        and _note_counted(m, after, p, a)
+        and _note_counted(m, after, p)
     )
 
 
@@ -246,7 +229,7 @@ cdef void _copy(machine_t *to, const machine_t *m) noexcept nogil:
 cdef bint _same(machine_t *trial, const machine_t *m) noexcept nogil:
     cdef parts_t parts = _parts(m)
     cdef int i
-    # The guest's counters in memory are written before they are read: by the next put.
+    # The guest's counters in memory are written before they are read: the next put saves each.
     memcpy(trial.guest.counter, m.guest.counter, sizeof(m.guest.counter))
     trial.at_state = m.at_state
     for i in range(3):
@@ -263,7 +246,7 @@ cdef void _learn(machine_t *m, memos_t *t, memo_t *p, access_t *a) noexcept nogi
     vm_exit(m, KERNEL, 0, True, 0, 0, EFFECT_ACCESS, a)
     p.takes = m.wall - t.before.wall
     p.value, p.result = asked.value, a.value
-    p.usable = _quiet(m) and m.wall < t.before.due and _note(t.before, m, p, &asked)
+    p.usable = _quiet(m) and m.wall < t.before.due and _note(t.before, m, p)
     if p.usable:
         p.next_state = _state_of(m, t, key)
         _copy(t.trial, t.before)
@@ -280,7 +263,7 @@ cdef memo_t *_memo_of(memos_t *t, uint16_t state, const access_t *a) noexcept no
     cdef memo_t *p
     while i:
         p = &t.memo[i]
-        if p.access == a.access and p.slot == a.slot and (p.value == a.value or a.access == ACCESS_COUNTER):
+        if p.access == a.access and p.slot == a.slot and p.value == a.value:
             return p
         i = p.next_memo
     if t.memos == MOST_MEMOS:
@@ -301,8 +284,8 @@ cdef bint access_by_memo(machine_t *m, access_t *a) noexcept nogil:
     cdef memos_t *t = lazy.memos
     cdef memo_t *p
     cdef uint16_t state = m.at_state
-    if not _quiet(m) or m.wall >= m.due or (a.access == ACCESS_COUNTER and not _plain(m, a)):
-        return False
+    if not _quiet(m) or m.wall >= m.due or a.access == ACCESS_COUNTER:
+        return False  # what a write to a counter takes depends on what the counter holds
     if state != NO_STATE and m.hardware.global_ctrl and (
         t.key[state].nonzero != nonzero_counters(&m.hardware) or t.key[state].global_status != m.hardware.global_status
     ):
@@ -331,7 +314,7 @@ cdef bint access_by_memo(machine_t *m, access_t *a) noexcept nogil:
             return False
         _learn(m, t, p, a)
         return True
-    if m.wall + p.takes >= m.due or not _far_from_zero(m, p, a):
+    if m.wall + p.takes >= m.due or not _far_from_zero(m, p):
         return False
     t.next_pause = 1
     p.uses += 1

@@ -293,6 +293,7 @@ cdef class Planned:
             else:
                 self._fill_steps(plan)
             m.load, m.put = &self.load, &self.put
+            m.keeps_counters = plan.sequence.keeps_counters
 
     cdef _fill_steps(self, plan):
         """A sequence that blocks cannot do, or that must be watched, goes step by step."""
@@ -305,7 +306,6 @@ cdef class Planned:
                 # Whatever turns GLOBAL_CTRL on in host mode makes counters live there.
                 if (o.op, o.register) == (DO_WRMSR, REGISTER_GLOBAL_CTRL) and o.value != VALUE_ZERO:
                     self.m.has_host = True
-        self.m.keeps_counters = plan.sequence.keeps_counters
         self.m.steps = self.steps
 
     cdef _compile(self, program_t *program, steps):

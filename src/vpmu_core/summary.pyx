@@ -5,7 +5,7 @@ from libc.string cimport memcmp, memcpy
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
 from vpmu_core.folding cimport backing_slots, fold, reprogrammed_by
 from vpmu_core.kinds cimport (
-    ACTIVITIES, BLIND, CAUSE_FILTERED, EFFECT_NONE, HYPERVISOR, OP_CLASSES, ORIGINS, PHASE_RUN, SPENT,
+    ACTIVITIES, BLIND, CAUSE_FILTERED, COST_FASTPATH_REFUSED, EFFECT_NONE, HYPERVISOR, OP_CLASSES, ORIGINS, PHASE_RUN, SPENT,
 )
 from vpmu_core.lazy cimport EVENTFUL, SKIPPABLE, kind_t, lazy_t, overlap, state_key_t, summary_t
 from vpmu_core.perfevents cimport guest_event_t, host_event_t, vcpu_counter_t
@@ -39,6 +39,7 @@ cdef void read_key(const machine_t *m, state_key_t *key) noexcept nogil:
     key.in_use = m.in_use
     key.blind = m.blind
     key.denied = m.denied
+    key.next_filter = m.next_filter
     key.nonzero = nonzero_counters(&m.hardware)
     key.paused = 0
     for i in range(m.guest_events):
@@ -217,8 +218,9 @@ cdef void summarise(machine_t *m, uint32_t kind) noexcept nogil:
     s.refused = copy.refused - m.refused
     s.retired[0] = copy.retired[0] - m.retired[0]
     s.retired[1] = copy.retired[1] - m.retired[1]
-    # One cycle of handling shows whose clock pays for it, one of idling whether blocking does anything.
-    _exit_on_copy(m, copy, e, 1, 0)
+    # One cycle of handling more than a refused fastpath takes anyway shows whose clock pays for it, one of idling whether
+    # blocking does anything.
+    _exit_on_copy(m, copy, e, 1 + (m.cost[COST_FASTPATH_REFUSED] if s.refused else 0), 0)
     s.handling_activity = BLIND if copy.clock[BLIND] - m.clock[BLIND] > s.clock[BLIND] else HYPERVISOR
     _exit_on_copy(m, copy, e, 0, 1)
     s.may_idle = (

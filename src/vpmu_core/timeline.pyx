@@ -46,6 +46,7 @@ cdef void arrive(machine_t *m) noexcept nogil:
         m.arrived |= flight
         return
     m.arrived = flight
+    m.at_state = NO_STATE
     if not m.amd:
         m.hardware.lvtpc |= LVTPC_MASKED
     m.design.arrive(m)

@@ -7,4 +7,5 @@ cdef class LogicalCpu:
     cdef logical_cpu_t cpu
     cdef list machines
 
+    cdef _settle(self)
     cdef object _at_end(self, int i, machine_t *copies)

@@ -63,6 +63,7 @@ cdef class LogicalCpu:
         self.cpu.queued = self.cpu.n - 1
         with nogil:
             start_first(&self.cpu)
+        self._settle()
 
     def _check(self, plan, first):
         for name in ("design", "cpu", "host_events", "end", "tick", "mux_interval"):
@@ -73,6 +74,12 @@ cdef class LogicalCpu:
         if any([plan.exits[kind].idle for kind in plan.wall.kinds]):
             raise ValueError("a host interrupt does not idle")
 
+    cdef _settle(self):
+        cdef Machine machine
+        for machine in self.machines:
+            if machine.m.fast_forward != NULL:
+                settle_memos(&machine.m, &machine.lazy)
+
     def advance(self):
         """Run for at most some tens of milliseconds.
 
@@ -82,13 +89,10 @@ cdef class LogicalCpu:
             Whether the run is over.
         """
         cdef machine_t *m = self.cpu.seat[self.cpu.current].m
-        cdef Machine machine
         m.budget = SLICE
         with nogil:
             run_vcpus(&self.cpu)
-        for machine in self.machines:
-            if machine.m.fast_forward != NULL:
-                settle_memos(&machine.m, &machine.lazy)
+        self._settle()
         m = self.cpu.seat[self.cpu.current].m
         return m.ended or m.stopped != RUNNING
 
