@@ -10,21 +10,30 @@ nox.options.default_venv_backend = "venv"
 def tests(session: nox.Session) -> None:
     """Run the tests; arguments go to pytest."""
     session.install(".[test]")
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session
 def nightly(session: nox.Session) -> None:
     """Run the property tests with 10,000 examples each."""
     session.install(".[test]")
-    session.run("python", "-m", "pytest", *session.posargs, env={"HYPOTHESIS_PROFILE": "nightly"})
+    session.run("python", "-m", "pytest", "-n", "auto", *session.posargs, env={"HYPOTHESIS_PROFILE": "nightly"})
 
 
 @nox.session
 def long(session: nox.Session) -> None:
     """Compare lazy and stepwise on 100,000 examples of each generator; a difference becomes a plan file."""
     session.install(".[test]")
-    session.run("python", "-m", "pytest", "tests/test_lazy.py", *session.posargs, env={"HYPOTHESIS_PROFILE": "long"})
+    session.run(
+        "python",
+        "-m",
+        "pytest",
+        "-n",
+        "auto",
+        "tests/test_lazy.py",
+        *session.posargs,
+        env={"HYPOTHESIS_PROFILE": "long"},
+    )
 
 
 @nox.session

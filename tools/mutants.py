@@ -23,8 +23,8 @@ TESTS = ["tests/test_lazy.py", "-k", "plans or traces"]
 #: Where it is kept what is due first. Both engines do without what is late there: only the slow machine tells.
 CLOCKS = ("timeline.pyx", "counting.pyx", "guesttimer.pyx", "hostsched.pyx", "logicalcpu.pyx")
 #: Trapped accesses that are done as before.
-MEMOS = ("memo.pyx", "guestaccess.pyx", "timeline.pyx")
-MEMO_TESTS = ["tests/test_lazy.py", "-k", "handled or clock or kept"]
+MEMOS = ("memo.pyx", "summary.pyx", "guestaccess.pyx", "timeline.pyx", "vcpus.pyx")
+MEMO_TESTS = ["tests/test_lazy.py", "tests/test_vcpus.py", "-k", "handled or clock or kept or before"]
 CLOCK_TESTS = ["tests/test_machine.py", "tests/test_vcpus.py", "-k", "random"]
 #: Run pytest on the mutant's own installation, whatever the environment has installed as editable.
 RUN = (
@@ -138,6 +138,12 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
         "reprogram bits",
         without(" and not m.reprogram and not m.stopped"),
         "an exit serves its requests before it enters",
+    ),
+    ("switches that lose counters", without("\n        and (m.load == NULL or m.keeps_counters)"), ""),
+    (
+        "refused fastpaths: whose time",
+        (("1 + (m.cost[COST_FASTPATH_REFUSED] if s.refused else 0)", "1"),),
+        "",
     ),
     ("vector or PMI pending", without(" and not m.vector_pending and not m.pmi_requested"), ""),
     ("selectors in key", without("    memcpy(key.selector, m.hardware.selector, sizeof(key.selector))\n"), ""),
@@ -333,16 +339,22 @@ CLOCK_MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
 #: The same of trapped accesses.
 MEMO_MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ("memo: what is due in the exit", (("m.wall + p.takes >= m.due or not", "not"),), ""),
-    ("memo: counters that wrap or cease to be zero", without(" or not _far_from_zero(m, p, a)"), ""),
+    ("memo: counters that wrap or cease to be zero", without(" or not _far_from_zero(m, p)"), ""),
     ("memo: guest code in between", (("m.hardware.global_ctrl and (", "False and ("),), BETWEEN),
-    ("memo: values", without(" and (p.value == a.value or a.access == ACCESS_COUNTER)"), HANDLER),
+    ("memo: values", without(" and p.value == a.value"), HANDLER),
     ("memo: slots", without(" and p.slot == a.slot"), HANDLER),
     ("memo: states", (("if memcmp(&t.key[t.bucket[i]], key, sizeof(state_key_t)) == 0:", "if True:"),), ""),
     ("memo: PMI in flight", without(" and m.pmi_arrival == NEVER"), "its arrival is due"),
-    ("memo: zero is written", without(" and a.value & mask != 0"), HANDLER),
+    ("memo: writes to counters", without(" or a.access == ACCESS_COUNTER"), HANDLER),
     ("memo: direct accesses", (("if not _keeps_state(m, a):", "if False:"),), HANDLER),
     ("memo: exits between", without("    m.at_state = NO_STATE\n"), ""),
     ("memo: tallies", without("    p.uses += 1\n"), ""),
+    ("memo: event filter", without("    key.next_filter = m.next_filter\n"), ""),
+    (
+        "memo: before the first step",
+        (("start_first(&self.cpu)\n        self._settle()\n", "start_first(&self.cpu)\n"),),
+        "",
+    ),
     ("memo: without a trial", (("p.usable = _same(t.trial, m) and", "p.usable ="),), HANDLER),
 )
 
