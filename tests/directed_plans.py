@@ -344,6 +344,7 @@ def horizon_plans(draw: st.DrawFn) -> Plan:
         PlannedExit("TICK", 1, 0, False, 1, 0),
     )
     rare = draw(st.sampled_from([0, 1 << 27, 1 << 31]))
+    rate = st.sampled_from([1 << 32, 1 << 31, 3 << 31, 5 << 32, (1 << 32) - 1])
     each = gap + busy + idle + (20 if free else 2500)
     horizon = each * draw(st.integers(20, 500))
     bound = draw(st.sampled_from(["counter", "host interrupts", "both"]))
@@ -352,9 +353,9 @@ def horizon_plans(draw: st.DrawFn) -> Plan:
     guest_event = PlannedGuestEvent(codes[code], code | 0x13 << 16, 0, True, True, max(1, horizon * gap // each))
     return dataclasses.replace(
         planned,
-        end=1000 * horizon,
-        user_share=draw(st.sampled_from([0, 1 << 31, 1 << 32])),
-        rates=tuple((1 << 32, 1 << 32, *(1 << 31,) * 7) for _ in planned.rates),
+        end=500 * horizon,
+        user_share=draw(st.sampled_from([0, 1 << 31, 3 << 30, 1 << 32])),
+        rates=(*(tuple(draw(rate) for _ in range(9)) for _ in range(2)), *planned.rates[2:]),
         costs={name: 0 if free else value for name, value in planned.costs.items()},
         exits=kinds,
         work=Stream(gap * hosted, (FULL - rare, FULL), (1, 1), (0, 1), ()),

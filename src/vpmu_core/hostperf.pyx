@@ -10,9 +10,8 @@ from vpmu_core.kinds cimport (
 from vpmu_core.perfevents cimport host_event_t
 from vpmu_core.unit cimport SELECTOR_INT, SELECTOR_OS, SELECTOR_USR, selector_code, width_mask
 from vpmu_core.counting cimport spend, tally
-from vpmu_core.hostsched cimport (
-    CPU_PINNED, TASK_PINNED, bracket, events_of, reschedule, reschedule_at_cost, set_state,
-)
+from vpmu_core.hostdriver cimport bracket
+from vpmu_core.hostsched cimport CPU_PINNED, TASK_PINNED, events_of, reschedule, reschedule_at_cost, set_state
 from vpmu_core.state cimport MAX_HOST_EVENTS, machine_t
 from vpmu_core.timeline cimport check_arrival
 

@@ -2,9 +2,11 @@
 """Host perf samples: intel_pmu_handle_irq(), __perf_event_account_interrupt(), perf_event_task_tick()."""
 from vpmu_core._types cimport NEVER, int64_t, uint32_t, uint64_t, uint128_t
 from vpmu_core.counting cimport first_host_wrap, host_activity, host_advance, spend, tally
-from vpmu_core.hostdriver cimport host_pmu_disable, host_pmu_enable, spend_rdmsr
+from vpmu_core.hostdriver cimport (
+    host_global_ctrl, host_nibble, host_pmu_disable, host_pmu_enable, spend_ops, spend_rdmsr, write_global_ctrl,
+)
 from vpmu_core.hostperf cimport expect_host, set_period, update_count
-from vpmu_core.hostsched cimport TASK, host_nibble, set_tick, spend_ops, write_global_ctrl, host_global_ctrl
+from vpmu_core.hostsched cimport TASK, set_tick
 from vpmu_core.kinds cimport (
     CAUSE_OVERWRITTEN, COST_HOST_NMI, COST_HOST_SAMPLE, COST_PERF_TICK, COST_WRMSR, COST_WRMSR_LVTPC, EFFECT_NMI,
     EXIT_EXCEPTION_NMI, FLIGHT_GUEST, FLIGHT_HOST, KERNEL, OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC, ORIGIN_HOST,

@@ -9,7 +9,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
 from vpmu_core.counting cimport spend, tally
 from vpmu_core.designs.emulated cimport _access as emulated_access, _fixed_selector, emulated_reactions
-from vpmu_core.hostsched cimport write_host_nibble, write_host_selector
+from vpmu_core.hostdriver cimport write_host_nibble, write_host_selector
 from vpmu_core.kinds cimport (
     ACCESS_FIXED_CTR_CTRL, ACCESS_GLOBAL_CTRL, ACCESS_SELECTOR, COST_WRMSR, FIRST_OWN_FLAG, OP_WRMSR_SELECTOR,
     ORIGIN_HYPERVISOR, REUSE_EVENTS,

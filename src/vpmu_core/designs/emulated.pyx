@@ -8,7 +8,8 @@ from vpmu_core.hostperf cimport (
     perf_create, perf_enable, perf_pause, perf_period, perf_read, perf_release,
 )
 from vpmu_core.hostsample cimport host_arrive, host_nmi_handler
-from vpmu_core.hostsched cimport host_global_ctrl, place_host_events, thread_sleeps, thread_wakes
+from vpmu_core.hostdriver cimport host_global_ctrl
+from vpmu_core.hostsched cimport place_host_events, thread_sleeps, thread_wakes
 from vpmu_core.kinds cimport (
     ACCESS_COUNTER, ACCESS_RDPMC, ACCESS_SELECTOR, CAUSE_FILTERED, CAUSE_NONE, CAUSE_NOT_SCHEDULED,
     CAUSE_PERIOD_REJECTED, CAUSE_WRONG_COUNTER, COST_PERF_CREATE, COST_PERF_PERIOD, COST_REPROGRAM, FIRST_OWN_FLAG,

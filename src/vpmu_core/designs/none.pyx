@@ -4,7 +4,8 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.string cimport memset
 
 from vpmu_core.hostsample cimport host_arrive, host_nmi_handler
-from vpmu_core.hostsched cimport host_global_ctrl, place_host_events, thread_sleeps, thread_wakes
+from vpmu_core.hostdriver cimport host_global_ctrl
+from vpmu_core.hostsched cimport place_host_events, thread_sleeps, thread_wakes
 from vpmu_core.state cimport design_t, machine_t
 
 
