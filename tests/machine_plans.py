@@ -236,9 +236,9 @@ def plans(
 
 
 @st.composite
-def programs(draw: st.DrawFn) -> Plan:
+def programs(draw: st.DrawFn, designs: tuple[str, ...] = ()) -> Plan:
     """A random plan in which guest software other than perf uses the PMU in ways that perf never would."""
-    planned = draw(plans())
+    planned = draw(plans(designs))
     if planned.design == "none":
         return planned
     guest = planned.cpu if planned.owns_hardware else planned.guest_cpu

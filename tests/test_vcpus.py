@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from machine_plans import DESIGNS
+from hypothesis import strategies as st
+from machine_plans import DESIGNS, programs
 from vcpu_plans import SHARED, Planned, assert_engines_agree, check, is_safe, planned, run, vcpus
 
 import vpmu
@@ -21,6 +23,7 @@ GUESTS = (
     ("fio-4k-read", []),
 )
 SAFE = [design for design in SHARED if design in DESIGNS]
+TRAPPING = tuple(design for design in SHARED if not vpmu.design(design).backed_by_host_events)
 
 
 # -- the engines ------------------------------------------------------------------------------------------------------
@@ -62,6 +65,31 @@ def test_an_access_is_not_done_as_before_under_another_event_filter():
     result = assert_engines_agree(Planned((made,), TICK), *ALL)
     counted, ideal = result["vcpus"][0]["program"][0]
     assert (counted, ideal > 0) == (0, True)
+
+
+@given(programs(designs=TRAPPING), st.sampled_from([3, 10, 40]), st.booleans())
+@LAX
+def test_what_a_program_does_before_it_does_it_again(planned_, times, calm):
+    """Accesses of any kind in any order, many times: what is noted of one holds for the same one in the same state."""
+    kinds = tuple(dataclasses.replace(kind, idle=0) for kind in planned_.exits)
+    made = dataclasses.replace(planned_, exits=kinds, host_events=(), program=planned_.program * times)
+    if calm:
+        made = dataclasses.replace(made, wall=dataclasses.replace(made.wall, mean_gap=0, rates=()))
+    assert_engines_agree(Planned((made,), TICK), "stepwise", "lazy")
+
+
+def test_an_access_is_done_as_before_in_the_same_state_only():
+    """A program takes some selectors through all their states, again and again, and lets them count now and then."""
+    (alone,) = planned("mediated", ("fio-4k-read", ()), end=50_000_000, tick=TICK, time_slice=TICK).vcpus
+    random = np.random.default_rng(1)
+    program = [PlannedAccess(10, "global_ctrl", 0, 0)]
+    for slot, code in zip(random.integers(0, 5, 3000), random.choice([0, BRANCHES, CACHE_MISSES], 3000), strict=True):
+        program.append(PlannedAccess(20, "selector", int(slot), int(code)))
+    for slot in range(5):
+        program += [PlannedAccess(100, "global_ctrl", 0, 31), PlannedAccess(9000, "rdpmc", slot, 0)]
+    made = dataclasses.replace(alone, program=tuple(program))
+    result = assert_engines_agree(Planned((made,), TICK), "stepwise", "lazy")
+    assert sum(counted for counted, _ideal in result["vcpus"][0]["program"]) > 0
 
 
 def test_a_result_before_the_first_step_has_all_of_a_guests_program():

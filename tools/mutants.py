@@ -174,6 +174,26 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
         ),
         "",
     ),
+    (
+        "all selectors in key",
+        (
+            ("    memcpy(key.selector, m.hardware.selector, sizeof(key.selector))\n", ""),
+            ("    memcpy(key.guest_selector, m.guest.selector, sizeof(key.guest_selector))\n", ""),
+        ),
+        "",
+    ),
+    (
+        "all enables in key",
+        (
+            ("    key.fixed_ctr_ctrl = m.hardware.fixed_ctr_ctrl\n", ""),
+            ("    key.guest_fixed_ctr_ctrl = m.guest.fixed_ctr_ctrl\n", ""),
+            ("    key.global_ctrl = m.hardware.global_ctrl\n", ""),
+            ("    key.guest_global_ctrl = m.guest.global_ctrl\n", ""),
+            ("    key.ideal_local[0] = enabled(&m.ideal, False)\n", ""),
+            ("    key.ideal_local[1] = enabled(&m.ideal, True)\n", ""),
+        ),
+        "",
+    ),
     ("stale ledger in key", without("    key.ledger_stale = m.ledger_stale\n"), ""),
     (
         "summary: registers may change",

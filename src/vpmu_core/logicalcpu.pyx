@@ -5,6 +5,7 @@ Each vCPU is a machine of its own, of which one at a time has the logical CPU: i
 and what is in flight. These go from one machine to the next as threads switch.
 """
 from vpmu_core._types cimport NEVER, uint8_t, uint32_t, uint64_t
+from vpmu_core.arrivals cimport draw_work
 from vpmu_core.counting cimport host_advance, rate_slots, running_clock, spend
 from vpmu_core.hostsched cimport timer_due
 from vpmu_core.kinds cimport (
@@ -13,7 +14,7 @@ from vpmu_core.kinds cimport (
 )
 from vpmu_core.machine cimport begin, finish
 from vpmu_core.state cimport machine_t, planned_exit_t
-from vpmu_core.timeline cimport arrive, draw_work, exit_begins, exit_ends, run_guest, serve_timers
+from vpmu_core.timeline cimport arrive, exit_begins, exit_ends, run_guest, serve_timers
 
 
 # -- what machines hand over ------------------------------------------------------------------------------------------

@@ -1,11 +1,11 @@
 # cython: freethreading_compatible=True, cdivision=True
 """Which of the exits to come end before every horizon: drawn, of a trace, or at regular instants."""
 from vpmu_core._types cimport NEVER, leading_zeros64, uint32_t, uint64_t, uint128_t
+from vpmu_core.arrivals cimport take_work
 from vpmu_core.lazy cimport SKIPPABLE, UNKNOWN, by_task, course_t, kind_t, lazy_t, overlap, summary_t
 from vpmu_core.random cimport draw_gap, draw_kind, draw_slot, instant_of, next_regular, sfc64_t, stream_t
 from vpmu_core.summary cimport summarise
 from vpmu_core.state cimport machine_t, trace_t
-from vpmu_core.timeline cimport draw_work
 from vpmu_core.traceindex cimport CHUNK
 
 
@@ -204,7 +204,7 @@ cdef uint64_t skip_traced(machine_t *m, course_t *course, uint64_t budget) noexc
         ):
             skipped += CHUNK
             m.trace_position = position + CHUNK - 1
-            draw_work(m)
+            take_work(m)
             position = m.trace_position
             left, handling, idle, kind = m.left, m.next_handling, m.next_idle, m.next_kind
             if left >= NEVER:
@@ -234,7 +234,7 @@ cdef uint64_t skip_traced(machine_t *m, course_t *course, uint64_t budget) noexc
         if position == m.trace.n:
             # The end, or from the start again.
             m.trace_position = position
-            draw_work(m)
+            take_work(m)
             position = m.trace_position
             left, handling, idle, kind = m.left, m.next_handling, m.next_idle, m.next_kind
             if left >= NEVER:

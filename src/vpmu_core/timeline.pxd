@@ -21,6 +21,5 @@ cdef void vm_exit(
     machine_t *m, int kind, int cpl, bint emulates, uint64_t handling, uint64_t idle, int effect, access_t *access
 ) noexcept nogil
 cdef uint64_t run_guest(machine_t *m, int kind, uint64_t cycles, int cost) noexcept nogil
-cdef void draw_work(machine_t *m) noexcept nogil
 cdef void start(machine_t *m) noexcept nogil
 cdef void run(machine_t *m) noexcept nogil

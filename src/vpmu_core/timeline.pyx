@@ -1,6 +1,7 @@
 # cython: freethreading_compatible=True
 """The time line of one logical CPU: PMIs, exits and guest code (docs/machine.md, sections 3 to 6)."""
 from vpmu_core._types cimport NEVER, lowest_bit, uint8_t, uint32_t, uint64_t
+from vpmu_core.arrivals cimport draw_wall, draw_work
 from vpmu_core.counting cimport (
     apply_ideal, exhausted, host_activity, host_advance, running_clock, spend, tally,
 )
@@ -16,7 +17,6 @@ from vpmu_core.kinds cimport (
 )
 from vpmu_core.perfevents cimport guest_event_t
 from vpmu_core.unit cimport LVTPC_MASKED, enabled, width_mask
-from vpmu_core.random cimport draw_gap, draw_kind, next_regular, stream_t
 from vpmu_core.segment cimport guest_segment
 from vpmu_core.state cimport NO_STATE, access_t, design_t, machine_t, planned_exit_t
 
@@ -80,60 +80,6 @@ cdef void _deliver_to_guest(machine_t *m) noexcept nogil:
 
 # -- exits ------------------------------------------------------------------------------------------------------------
 
-cdef void _take_work(machine_t *m) noexcept nogil:
-    """The next exit of a trace, or of regular arrivals."""
-    cdef uint64_t i = m.trace_position
-    if m.trace.gap != NULL:
-        if i == m.trace.n and m.trace.repeat:
-            i = 0
-        if i == m.trace.n:
-            m.left = NEVER
-            return
-        m.trace_position = i + 1
-        m.left = m.trace.gap[i]
-        m.next_kind = m.trace.kind[i]
-        m.next_handling = m.trace.handling[i]
-        m.next_idle = m.trace.idle[i]
-    elif m.work_stream.mean_gap == 0:
-        m.left = NEVER
-    else:
-        m.left = next_regular(&m.work_stream) - m.work
-        m.next_kind = m.work_stream.kind[m.work_stream.pending]
-        m.next_handling = m.exits[m.next_kind].handling
-        m.next_idle = m.exits[m.next_kind].idle
-
-
-cdef inline void _draw_work(machine_t *m) noexcept nogil:
-    cdef stream_t stream
-    if m.trace.gap != NULL or m.work_stream.mean_gap == 0 or m.work_stream.rate != NULL:
-        _take_work(m)
-        return
-    stream = m.work_stream
-    m.left = draw_gap(&stream)
-    m.next_kind = draw_kind(&stream)
-    m.work_stream.generator = stream.generator
-    m.next_handling = m.exits[m.next_kind].handling
-    m.next_idle = m.exits[m.next_kind].idle
-
-
-cdef void draw_work(machine_t *m) noexcept nogil:
-    """The next exit of the workload: gap, kind, times."""
-    _draw_work(m)
-
-
-cdef void _draw_wall(machine_t *m) noexcept nogil:
-    """The next host interrupt, on the wall clock less idle time."""
-    if m.wall_stream.mean_gap == 0:
-        m.next_wall = NEVER
-        return
-    if m.wall_stream.rate != NULL:
-        m.next_wall = next_regular(&m.wall_stream)
-        m.next_wall_kind = m.wall_stream.kind[m.wall_stream.pending]
-    else:
-        m.next_wall += draw_gap(&m.wall_stream)
-        m.next_wall_kind = draw_kind(&m.wall_stream)
-
-
 cdef inline void _host_code(machine_t *m, int a, uint64_t cycles) noexcept nogil:
     if m.samples_host:
         host_code(m, a, cycles)
@@ -169,7 +115,7 @@ cdef void _due_interrupts(machine_t *m) noexcept nogil:
             return
         handling = m.exits[m.next_wall_kind].handling
         m.host_interrupts += 1
-        _draw_wall(m)
+        draw_wall(m)
         m.spent[SPENT_HANDLING] += handling
         _host_code(m, host_activity(m), handling)
 
@@ -386,7 +332,7 @@ cdef void _take_interrupt(machine_t *m) noexcept nogil:
     """A host interrupt."""
     cdef const planned_exit_t *wall = &m.exits[m.next_wall_kind]
     m.exit_count[m.next_wall_kind] += 1
-    _draw_wall(m)
+    draw_wall(m)
     vm_exit(m, wall.kind, wall.cpl, wall.emulates, wall.handling, wall.idle, EFFECT_NONE, NULL)
 
 
@@ -493,7 +439,7 @@ cdef void start(machine_t *m) noexcept nogil:
     """From power-on to the first instruction of the guest."""
     draw_work(m)
     m.next_wall = 0
-    _draw_wall(m)
+    draw_wall(m)
     if m.design.start != NULL and not m.joins:
         m.design.start(m)
     if m.design.load != NULL:
@@ -521,4 +467,4 @@ cdef void run(machine_t *m) noexcept nogil:
         e = &m.exits[m.next_kind]
         m.exit_count[m.next_kind] += 1
         _exit(m, e.kind, e.cpl, e.emulates, m.next_handling, m.next_idle, EFFECT_NONE, NULL)
-        _draw_work(m)
+        draw_work(m)
