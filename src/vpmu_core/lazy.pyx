@@ -148,6 +148,7 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
         budget = min(budget, most_emulated(m))
         horizon = _horizon(m, backing_slots(m, m.counting_instructions), &budget)
     else:
+        # Where the registers are the guest's, the hypervisor adds to what the guest lets count, as the ideal PMU does.
         horizon = _horizon(m, m.counting_instructions | m.ideal_instructions, &budget)
     course.work = course.folded = m.work
     course.idle = m.clock[IDLE]
@@ -200,8 +201,8 @@ cdef void fast_forward(machine_t *m) noexcept nogil:
         lazy.pause -= 1
         return
     while total < MOST_AT_ONCE and _uneventful(m):
-        if total == 0 or lazy.reprogrammed:
-            # Other jumps change nothing in the key: no counter becomes zero or ceases to be.
+        if total == 0:
+            # Jumps change nothing that a summary depends on.
             read_key(m, &lazy.found)
             if memcmp(&lazy.found, &lazy.key, sizeof(state_key_t)) != 0:
                 lazy.key = lazy.found
