@@ -67,12 +67,14 @@ def test_an_access_is_not_done_as_before_under_another_event_filter():
     assert (counted, ideal > 0) == (0, True)
 
 
-@given(programs(designs=TRAPPING), st.sampled_from([3, 10, 40]), st.booleans())
+@given(programs(designs=TRAPPING), st.sampled_from([3, 10, 40]), st.integers(0, 1 << 32), st.booleans())
 @LAX
-def test_what_a_program_does_before_it_does_it_again(planned_, times, calm):
+def test_what_a_program_does_before_it_does_it_again(planned_, times, seed, calm):
     """Accesses of any kind in any order, many times: what is noted of one holds for the same one in the same state."""
     kinds = tuple(dataclasses.replace(kind, idle=0) for kind in planned_.exits)
-    made = dataclasses.replace(planned_, exits=kinds, host_events=(), program=planned_.program * times)
+    steps, random = planned_.program, np.random.default_rng(seed)
+    program = tuple(steps[i] for _ in range(times) for i in random.permutation(len(steps)))
+    made = dataclasses.replace(planned_, exits=kinds, host_events=(), program=program)
     if calm:
         made = dataclasses.replace(made, wall=dataclasses.replace(made.wall, mean_gap=0, rates=()))
     assert_engines_agree(Planned((made,), TICK), "stepwise", "lazy")
@@ -90,6 +92,23 @@ def test_an_access_is_done_as_before_in_the_same_state_only():
     made = dataclasses.replace(alone, program=tuple(program))
     result = assert_engines_agree(Planned((made,), TICK), "stepwise", "lazy")
     assert sum(counted for counted, _ideal in result["vcpus"][0]["program"]) > 0
+
+
+@pytest.mark.parametrize("interrupt", [0, 1 << 20])
+def test_an_access_is_not_done_as_before_where_its_instruction_wraps_a_counter(interrupt):
+    """The hypervisor counts the instruction that it emulates: a wrap sets a bit in STATUS, and may ask for a PMI."""
+    (alone,) = planned("mediated", ("fio-4k-read", ()), end=50_000_000, tick=TICK, time_slice=TICK).vcpus
+    top = 1 << alone.guest_cpu.gp_width
+    program = []
+    for start in (*[top - 1000] * 5, *range(top - 14, top)):
+        program += [PlannedAccess(20, "global_ctrl", 0, 0), PlannedAccess(20, "global_ovf_ctrl", 0, 1)]
+        program += [PlannedAccess(20, "selector", 0, 0x4200C0 | interrupt), PlannedAccess(0, "counter", 0, start)]
+        program += [PlannedAccess(0, "global_ctrl", 0, 1), *[PlannedAccess(0, "lvtpc", 0, 0x400)] * 12]
+        program += [PlannedAccess(0, "rdpmc", 0, 0)]
+    quiet = tuple((0,) * 9 for _ in alone.rates)  # nothing but what is emulated
+    made = dataclasses.replace(alone, program=tuple(program), rates=quiet)
+    result = assert_engines_agree(Planned((made,), TICK), "stepwise", "lazy")
+    assert [counted for counted, _ideal in result["vcpus"][0]["program"]][4:7] == [top - 987, top - 1, 0]
 
 
 def test_a_result_before_the_first_step_has_all_of_a_guests_program():
