@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memset
 from vpmu_core._types cimport uint32_t, uint64_t
 from vpmu_core.hostperf cimport read_host_events
 from vpmu_core.kinds cimport ACTIVITIES, CAUSES, COSTS, FLIGHT_GUEST, OP_CLASSES, ORIGINS, PHASES, PMU_EXITS, RUNNING
-from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
+from vpmu_core.lazy cimport fast_forward, forget, free_summaries, hold_summaries, lazy_t
 from vpmu_core.memo cimport forget_memos, free_memos, settle_memos
 from vpmu_core.machine cimport SLICE, Machine, begin, finish, prepare
 from vpmu_core.perfevents cimport guest_event_t, host_event_t
@@ -60,8 +60,7 @@ cdef void _release(worker_t *w) noexcept nogil:
     if w == NULL:
         return
     free(w.m.exit_count)
-    free(w.lazy.summary)
-    free(w.lazy.kind)
+    free_summaries(&w.lazy)
     free(w.lazy.drawn)
     free_memos(w.lazy.memos)
     free(w.lazy.copy)
@@ -206,8 +205,7 @@ cdef class Template:
         if w == NULL:
             raise MemoryError
         w.m.exit_count = <uint64_t *>calloc(n, sizeof(uint64_t))
-        w.lazy.summary = <summary_t *>calloc(n, sizeof(summary_t))
-        w.lazy.kind = <kind_t *>calloc(n, sizeof(kind_t))
+        w.lazy.summaries = <uint32_t>self.machine.n_exits
         w.lazy.drawn = <uint64_t *>calloc(self.machine.m.work_stream.n + 1, sizeof(uint64_t))
         w.lazy.copy = <machine_t *>calloc(1, sizeof(machine_t))
         w.m.work_stream.count = <uint64_t *>calloc(self.machine.m.work_stream.n + 1, sizeof(uint64_t))
@@ -215,7 +213,7 @@ cdef class Template:
         w.m.wall_stream.count = <uint64_t *>calloc(self.machine.m.wall_stream.n + 1, sizeof(uint64_t))
         w.m.wall_stream.due = <uint64_t *>calloc(self.machine.m.wall_stream.n + 1, sizeof(uint64_t))
         if (
-            w.m.exit_count == NULL or w.lazy.summary == NULL or w.lazy.kind == NULL or w.lazy.drawn == NULL
+            w.m.exit_count == NULL or not hold_summaries(&w.lazy) or w.lazy.drawn == NULL
             or w.lazy.copy == NULL or w.m.work_stream.count == NULL or w.m.work_stream.due == NULL
             or w.m.wall_stream.count == NULL or w.m.wall_stream.due == NULL
         ):
@@ -241,8 +239,6 @@ cdef class Template:
         prepare(m)
         begin(m)
         if self.skips:
-            memset(&w.lazy.key, 0, sizeof(w.lazy.key))
-            w.lazy.summaries = <uint32_t>self.machine.n_exits
             forget(&w.lazy)
             forget_memos(&w.lazy)
             w.lazy.pause = 0

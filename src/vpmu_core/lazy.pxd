@@ -67,14 +67,26 @@ cdef struct state_key_t:  # what a summary, or a memo, depends on; counters only
 
 cdef struct memos_t  # memo.pxd
 
+cdef enum:
+    MOST_HELD = 16
+
+cdef struct held_t:  # summaries of a state that the machine has been in
+    state_key_t key
+    summary_t *summary
+    kind_t *kind
+    uint32_t reprogrammed
+
 cdef struct lazy_t:
-    summary_t *summary  # one for each planned exit
+    summary_t *summary  # of the present state: one for each planned exit
     kind_t *kind  # likewise
+    held_t held[MOST_HELD]  # the present state and others
+    uint32_t states  # of these in use
+    uint32_t present
+    uint32_t next_given_up  # when there is no room
     uint64_t *drawn  # one for each slot of a stream: its exits in one batch
     memos_t *memos  # of trapped accesses; NULL: none yet
     uint32_t summaries
     machine_t *copy
-    state_key_t key  # of the summaries
     state_key_t found  # at the present attempt; what read_key() never writes stays 0
     uint32_t pause  # exits to let pass before the next attempt
     uint32_t next_pause
@@ -89,6 +101,8 @@ cdef struct course_t:  # where a jump is, and how far it may go
     uint64_t most_running
     uint64_t end
 
+cdef bint hold_summaries(lazy_t *lazy) noexcept nogil
+cdef void free_summaries(lazy_t *lazy) noexcept nogil
 cdef void forget(lazy_t *lazy) noexcept nogil
 cdef void fast_forward(machine_t *m) noexcept nogil
 

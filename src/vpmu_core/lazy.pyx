@@ -5,7 +5,8 @@ An exit is skipped only in workload code with no PMI in flight, pending or in se
 copy of the machine changed nothing but clocks, tallies and counters of emulated instructions. Horizons may be early, never
 late; the exit that meets one runs on the common code. A design needs nothing for this.
 """
-from libc.string cimport memcmp
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memset
 
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t, uint128_t
 from vpmu_core.counting cimport refresh_rates
@@ -26,14 +27,76 @@ cdef uint64_t MOST_REGULAR = 1 << 40  # the same where their number costs nothin
 cdef uint32_t LONGEST_PAUSE = 64
 
 
-cdef void forget(lazy_t *lazy) noexcept nogil:
-    """No kind's summary holds any more."""
+# -- states and their summaries ---------------------------------------------------------------------------------------
+
+cdef bint hold_summaries(lazy_t *lazy) noexcept nogil:
+    """Room for the summaries of one more state, which is the present one; False if there is none."""
+    cdef held_t *h = &lazy.held[lazy.states]
+    if lazy.states == MOST_HELD:
+        return False
+    if h.summary == NULL:
+        h.summary = <summary_t *>calloc(lazy.summaries + 1, sizeof(summary_t))
+        h.kind = <kind_t *>calloc(lazy.summaries + 1, sizeof(kind_t))
+        if h.summary == NULL or h.kind == NULL:
+            free(h.summary)
+            free(h.kind)
+            h.summary = NULL
+            h.kind = NULL
+            return False
+    _be_in(lazy, lazy.states)
+    lazy.states += 1
+    return True
+
+
+cdef void free_summaries(lazy_t *lazy) noexcept nogil:
+    cdef int i
+    for i in range(MOST_HELD):
+        free(lazy.held[i].summary)
+        free(lazy.held[i].kind)
+
+
+cdef void _be_in(lazy_t *lazy, uint32_t state) noexcept nogil:
+    lazy.present = state
+    lazy.summary = lazy.held[state].summary
+    lazy.kind = lazy.held[state].kind
+    lazy.reprogrammed = lazy.held[state].reprogrammed
+
+
+cdef void _know_nothing(lazy_t *lazy) noexcept nogil:
+    """No kind has a summary in the present state."""
     cdef uint32_t i
     for i in range(lazy.summaries):
         lazy.kind[i].usable = UNKNOWN
         lazy.kind[i].busy = NEVER
         lazy.kind[i].skipped = 0
     lazy.reprogrammed = 0
+
+
+cdef void forget(lazy_t *lazy) noexcept nogil:
+    """No summary holds any more."""
+    lazy.states = 1
+    lazy.next_given_up = 0
+    _be_in(lazy, 0)
+    _know_nothing(lazy)
+    memset(&lazy.held[0].key, 0, sizeof(state_key_t))
+
+
+cdef void _change_state(lazy_t *lazy) noexcept nogil:
+    """The state is not the one of the summaries: a guest's perf takes its machine through a few, again and again."""
+    cdef uint32_t i
+    lazy.held[lazy.present].reprogrammed = lazy.reprogrammed
+    for i in range(lazy.states):
+        if memcmp(&lazy.found, &lazy.held[i].key, sizeof(state_key_t)) == 0:
+            _be_in(lazy, i)
+            return
+    if not hold_summaries(lazy):
+        _be_in(lazy, lazy.next_given_up)
+        lazy.next_given_up = (lazy.next_given_up + 1) % lazy.states
+    lazy.held[lazy.present].key = lazy.found
+    _know_nothing(lazy)
+
+
+# -- jumps ------------------------------------------------------------------------------------------------------------
 
 
 cdef inline bint _uneventful(const machine_t *m) noexcept nogil:
@@ -60,7 +123,7 @@ cdef uint64_t _horizon(const machine_t *m, uint32_t emulated, uint64_t *budget) 
     An emulated instruction adds one to the slots in ``emulated``.
     """
     cdef uint32_t user_on = enabled(&m.hardware, True), kernel_on = enabled(&m.hardware, False), left = user_on | kernel_on
-    cdef uint64_t horizon = NEVER, rate, need, kept, over, free = kept_free(m)
+    cdef uint64_t horizon = NEVER, rate, need, kept, over, margin = kept_free(m)
     cdef int slot
     while left:
         slot = lowest_bit(left)
@@ -71,7 +134,7 @@ cdef uint64_t _horizon(const machine_t *m, uint32_t emulated, uint64_t *budget) 
         if m.hardware.counter[slot] == 0:
             return 0
         need = width_mask(&m.hardware, slot) - m.hardware.counter[slot]
-        need -= min(need, free)
+        need -= min(need, margin)
         if emulated >> slot & 1:
             kept = min(_kept_for_emulated(m, need, rate), budget[0])
             budget[0] = kept
@@ -204,9 +267,8 @@ cdef void fast_forward(machine_t *m) noexcept nogil:
         if total == 0:
             # Jumps change nothing that a summary depends on.
             read_key(m, &lazy.found)
-            if memcmp(&lazy.found, &lazy.key, sizeof(state_key_t)) != 0:
-                lazy.key = lazy.found
-                forget(lazy)
+            if memcmp(&lazy.found, &lazy.held[lazy.present].key, sizeof(state_key_t)) != 0:
+                _change_state(lazy)
         skipped = _skip(m)
         total += skipped
         if skipped < MOST_SKIPPED >> 1:

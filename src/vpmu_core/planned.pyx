@@ -12,7 +12,7 @@ from vpmu_core.guestperiod cimport limit_samples
 from vpmu_core.hostsched cimport FLEXIBLE, TASK
 from vpmu_core.kinds cimport ACTIVITIES, TIMER_INTERVAL, TIMER_ROTATION, TIMER_SWITCH, TIMER_TICK, USERSPACE
 from vpmu_core.memo cimport free_memos
-from vpmu_core.lazy cimport fast_forward, forget, kind_t, lazy_t, summary_t
+from vpmu_core.lazy cimport fast_forward, forget, free_summaries, hold_summaries, lazy_t
 from vpmu_core.msr cimport reset
 from vpmu_core.perfevents cimport guest_event_t, guest_timer_t, host_event_t
 from vpmu_core.random cimport logarithm_table, sfc64_seed, sfc64_t, stream_t
@@ -51,8 +51,7 @@ cdef class Planned:
         free(self.m.exit_count)
         free(self.filters)
         free(self.m.program)
-        free(self.lazy.summary)
-        free(self.lazy.kind)
+        free_summaries(&self.lazy)
         free(self.lazy.drawn)
         free_memos(self.lazy.memos)
         free(self.lazy.copy)
@@ -76,11 +75,9 @@ cdef class Planned:
     cdef _fill_lazy(self):
         """The working memory of the lazy engine."""
         self.lazy.summaries = <uint32_t>self.n_exits
-        self.lazy.summary = <summary_t *>calloc(self.n_exits + 1, sizeof(summary_t))
-        self.lazy.kind = <kind_t *>calloc(self.n_exits + 1, sizeof(kind_t))
         self.lazy.drawn = <uint64_t *>calloc(self.m.work_stream.n + 1, sizeof(uint64_t))
         self.lazy.copy = <machine_t *>calloc(1, sizeof(machine_t))
-        if self.lazy.summary == NULL or self.lazy.kind == NULL or self.lazy.drawn == NULL or self.lazy.copy == NULL:
+        if self.lazy.drawn == NULL or self.lazy.copy == NULL or not hold_summaries(&self.lazy):
             raise MemoryError
         forget(&self.lazy)
         self.lazy.next_pause = 1
