@@ -80,3 +80,10 @@ def bench(session: nox.Session) -> None:
         *("python", "-m", "pytest", "benchmarks", "--benchmark-enable", "--benchmark-group-by=group"),
         *("--benchmark-json=benchmarks.json", *session.posargs),
     )
+
+
+@nox.session
+def instructions(session: nox.Session) -> None:
+    """Count instructions of the hottest loops with callgrind; 5 % more than recorded is an error."""
+    session.install(".[test]")
+    session.run("python", "benchmarks/instructions.py", *session.posargs)

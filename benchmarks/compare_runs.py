@@ -1,6 +1,6 @@
 """Compare two pytest-benchmark JSON files by ratios to each benchmark's limit, which noise of the machine moves little.
 
-python benchmarks/compare_runs.py BEFORE.json AFTER.json     exit status 1 if a ratio has grown by more than 30 %
+python benchmarks/compare_runs.py BEFORE.json AFTER.json     exit status 1 if a ratio has grown by over 30 % or is gone
 python benchmarks/compare_runs.py AFTER.json                 the table of benchmarks/RESULTS.md
 """
 
@@ -15,10 +15,21 @@ MOST = 1.3
 Key = tuple[str, str]
 
 
+def read(path: str) -> dict[str, Any]:
+    """A file of pytest-benchmark; SystemExit with status 2 for any other."""
+    try:
+        found = json.loads(Path(path).read_text())
+        assert found["benchmarks"]
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        print(f"{path}: no benchmarks of pytest-benchmark in it ({type(error).__name__})", file=sys.stderr)
+        raise SystemExit(2) from None
+    return dict(found)
+
+
 def figures(path: str) -> dict[Key, dict[str, Any]]:
     """What each benchmark noted, by group and name."""
     found = {}
-    for benchmark in json.loads(Path(path).read_text())["benchmarks"]:
+    for benchmark in read(path)["benchmarks"]:
         if "unit" in benchmark["extra_info"]:
             found[benchmark["group"] or "", benchmark["name"]] = benchmark["extra_info"]
     return found
@@ -35,7 +46,7 @@ def figure(info: dict[str, Any]) -> str:
 
 def table(path: str) -> str:
     """Markdown table of one run."""
-    machine = json.loads(Path(path).read_text())["machine_info"]
+    machine = read(path)["machine_info"]
     cpu = machine.get("cpu", {}).get("brand_raw", machine["machine"])
     lines = [f"{cpu}, Python {machine['python_version']}; minima.", ""]
     lines += ["| group | benchmark | figure | x limit |", "|---|---|---:|---:|"]
@@ -46,7 +57,7 @@ def table(path: str) -> str:
 
 
 def main(paths: list[str]) -> int:
-    """Print one run's figures, or compare two runs; 1 if a figure has grown beyond MOST, 2 for other arguments."""
+    """Print a run's figures, or compare two; 1 if a figure has grown beyond MOST or is gone, 2 for other arguments."""
     if len(paths) == 1:
         print(table(paths[0]))
         return 0
@@ -54,17 +65,19 @@ def main(paths: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     before, after = figures(paths[0]), figures(paths[1])
-    slower = 0
+    slower = missing = 0
     for key in sorted(before.keys() & after.keys()):
         if "x_limit" not in before[key] or "x_limit" not in after[key]:
+            print(f"not compared, for it has no limit: {key[0]}: {key[1]}")
             continue
         old, new = before[key]["x_limit"], after[key]["x_limit"]
-        worse = new > MOST * old
+        worse = not new <= MOST * old  # also if it is no number
         slower += worse
         print(f"{'SLOWER ' if worse else ''}{key[0]}: {key[1]}: {old:.3g} -> {new:.3g} x limit")
     for key in sorted(before.keys() ^ after.keys()):
+        missing += key in before
         print(f"only in {'the first' if key in before else 'the second'}: {key[0]}: {key[1]}")
-    return 1 if slower else 0
+    return 1 if slower or missing else 0
 
 
 if __name__ == "__main__":

@@ -35,10 +35,26 @@ def test_a_ratio_may_grow_by_thirty_per_cent(tmp_path, capsys, after, status):
 
 def test_benchmarks_that_only_one_run_has_are_named(tmp_path, capsys):
     before, after = record(tmp_path / "before.json", a=2.0, b=1.0), record(tmp_path / "after.json", a=2.0, c=9.0)
-    assert script("compare_runs").main([before, after]) == 0
+    assert script("compare_runs").main([before, after]) == 1
     out = capsys.readouterr().out
     assert "only in the first: g: b" in out
     assert "only in the second: g: c" in out
+    assert script("compare_runs").main([record(tmp_path / "less.json", a=2.0), after]) == 0
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"benchmarks": []}', "[1]"])
+def test_files_without_benchmarks_are_not_compared(tmp_path, capsys, text):
+    before = record(tmp_path / "before.json", a=2.0)
+    (tmp_path / "after.json").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        script("compare_runs").main([before, str(tmp_path / "after.json")])
+    assert ended.value.code == 2
+    assert "after.json: no benchmarks" in capsys.readouterr().err
+
+
+def test_a_ratio_that_is_no_number_is_no_success(tmp_path):
+    before = record(tmp_path / "before.json", a=2.0)
+    assert script("compare_runs").main([before, record(tmp_path / "after.json", a=float("nan"))]) == 1
 
 
 def test_table(tmp_path, capsys):

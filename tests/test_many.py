@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vpmu
+from vpmu._many import _pieces
 from vpmu_core.batch import TOTALS
 from vpmu_core.random import derived
 
@@ -148,7 +153,7 @@ def test_no_rows_and_no_parameters():
         (parameters(1, wrmsr=[1.5]), "wrmsr: must be integers, not float64"),
         (parameters(1, period=[0]), "period: 0 must be"),
         (parameters(1, handling_kernel=[5]), "handling_kernel: handling times are planned"),
-        (parameters(2, skid_minimum=[0, 61]), "some minimum is above its maximum"),
+        (parameters(2, skid_minimum=[0, 61]), "row 1: skid_minimum 61 is above skid_maximum"),
         (np.zeros(3), "structured array"),
         ([(1,)], "structured array"),
     ],
@@ -180,3 +185,35 @@ def test_a_design_that_cannot_be_had():
     assert refused.refusal()
     with pytest.raises(ValueError, match="scenario 1: "):
         vpmu.simulate_many([BASE, refused])
+
+
+@pytest.mark.parametrize("given", [None, 5, vpmu.Mediated()])
+def test_what_is_no_scenario(given):
+    for call in (vpmu.simulate, vpmu.simulate_many, vpmu.compare):
+        with pytest.raises(vpmu.ScenarioError, match=r"[Ss]cenario.* not (None|5|Mediated)"):
+            call(given)
+    with pytest.raises(vpmu.ScenarioError, match="list of designs, not 'mediated'"):
+        vpmu.compare(BASE, "mediated")
+    with pytest.raises(vpmu.UnknownName, match="unknown engine None"):
+        vpmu.simulate(BASE, None)
+
+
+def test_few_long_rows_are_shared_out():
+    """Every thread has something to do as soon as there are as many rows."""
+    assert [len(list(_pieces(n, workers))) for n, workers in ((1, 8), (8, 8), (64, 2), (1000, 2))] == [1, 8, 8, 16]
+    for n in range(200):
+        assert [i for piece in _pieces(n, 3) for i in range(n)[piece]] == list(range(n))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGINT is sent by POSIX means")
+@pytest.mark.parametrize("several", [False, True])
+def test_an_interrupt_ends_a_batch_at_once(several):
+    """Rows that would take minutes, in threads that Python cannot interrupt."""
+    endless = dataclasses.replace(BASE, seconds="900")
+    timer = threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT])
+    started = time.monotonic()
+    timer.start()
+    given = ([endless] * 50,) if several else (endless, parameters(50, seed=range(50)))
+    with pytest.raises(KeyboardInterrupt):
+        vpmu.simulate_many(*given, threads=2, engine="stepwise")
+    assert time.monotonic() - started < 20

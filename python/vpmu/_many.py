@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -23,7 +23,8 @@ from ._scenario import MAX_CYCLES, Scenario, plan
 from ._simulate import simulate
 
 #: Rows that a thread takes at a time: enough to hide the hand-over, few enough to share the work out.
-_ROWS_AT_ONCE = 64
+_MOST_ROWS_AT_ONCE = 64
+_TURNS = 4
 #: Where a value may lie, by name; every other name is a cost in cycles.
 _BOUNDS = {
     "seed": (0, (1 << 64) - 1),
@@ -134,8 +135,11 @@ def _check_parameters(scenario: Scenario, parameters: npt.NDArray[np.void]) -> N
     names = _names(parameters)
     low_skid = parameters["skid_minimum"] if "skid_minimum" in names else np.full(1, skid.minimum)
     high_skid = parameters["skid_maximum"] if "skid_maximum" in names else np.full(1, skid.maximum)
-    if np.any(low_skid > high_skid):
-        raise ScenarioError("parameters skid_minimum and skid_maximum: some minimum is above its maximum")
+    crossed = np.flatnonzero(low_skid > high_skid)
+    if len(crossed):
+        row = int(crossed[0])
+        skids = [column[row % len(column)] for column in (low_skid, high_skid)]
+        raise ScenarioError(f"parameters, row {row}: skid_minimum {skids[0]} is above skid_maximum {skids[1]}")
 
 
 def _checked(scenario: Scenario, where: str) -> Scenario:
@@ -175,8 +179,9 @@ def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _pieces(n: int) -> Iterator[slice]:
-    return (slice(start, min(start + _ROWS_AT_ONCE, n)) for start in range(0, n, _ROWS_AT_ONCE))
+def _pieces(n: int, workers: int) -> Iterator[slice]:
+    rows = max(1, min(_MOST_ROWS_AT_ONCE, n // (_TURNS * workers)))
+    return (slice(start, min(start + rows, n)) for start in range(0, n, rows))
 
 
 def simulate_many(
@@ -214,7 +219,7 @@ def simulate_many(
     if engine not in ("lazy", "stepwise"):
         raise UnknownName("engine", engine, ("lazy", "stepwise"))
     workers = _cpus() if threads is None else threads
-    if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= 1024:
+    if isinstance(workers, bool) or not isinstance(workers, (int, np.integer)) or not 1 <= workers <= 1024:
         raise ScenarioError(f"threads {threads!r} must be an integer from 1 to 1024")
     if isinstance(scenarios, Scenario):
         mine: tuple[Scenario, ...] = (_checked(scenarios, "the scenario"),)
@@ -223,6 +228,8 @@ def simulate_many(
     else:
         if parameters is not None:
             raise ScenarioError("parameters belong to one scenario; give one, or put them into the scenarios")
+        if not isinstance(scenarios, Iterable):
+            raise ScenarioError(f"scenarios must be a Scenario or several, not {scenarios!r}")
         mine = tuple(_checked(scenario, f"scenario {i}") for i, scenario in enumerate(scenarios))
     plans = [plan(scenario) for scenario in mine]
     guests = max((len(planned.guest_events) for planned in plans), default=0)
@@ -238,18 +245,28 @@ def simulate_many(
 
     def work(template: Template, which: slice, guests: int) -> None:
         raw = np.zeros((which.stop - which.start, template.columns), dtype=np.uint64)
+        running.add(template)
         template.run(columns, values[which], raw)
         _fill(rows[which], raw, guests)
 
-    with ThreadPoolExecutor(workers) as pool:
-        if parameters is None:
-            jobs = [
-                pool.submit(work, Template(planned, engine == "lazy"), slice(i, i + 1), len(planned.guest_events))
-                for i, planned in enumerate(plans)
-            ]
-        else:
-            template = Template(plans[0], engine == "lazy")
-            jobs = [pool.submit(work, template, which, len(plans[0].guest_events)) for which in _pieces(n)]
-        for job in jobs:
-            job.result()
+    def work_on(i: int) -> None:
+        template = Template(plans[i], engine == "lazy")
+        work(template, slice(i, i + 1), len(plans[i].guest_events))
+        running.discard(template)
+
+    running: set[Template] = set()
+    with ThreadPoolExecutor(int(workers)) as pool:
+        try:
+            if parameters is None:
+                jobs = [pool.submit(work_on, i) for i in range(n)]
+            else:
+                template = Template(plans[0], engine == "lazy")
+                jobs = [pool.submit(work, template, which, guests) for which in _pieces(n, workers)]
+            for job in jobs:
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for template in tuple(running):
+                template.cancel()
+            raise
     return Batch(rows, mine, parameters if parameters is None else parameters.copy())

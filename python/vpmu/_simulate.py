@@ -73,6 +73,8 @@ def simulate(
     ------
     UnknownName, ScenarioError
     """
+    if not isinstance(scenario, Scenario):
+        raise ScenarioError(f"the scenario must be a vpmu.Scenario, not {scenario!r}")
     if engine not in ENGINES:
         raise UnknownName("engine", engine, ENGINES)
     refusal = scenario.refusal()
@@ -379,6 +381,10 @@ def compare(
     dict of str to Result
         In the order given; the key is the design as written on a command line.
     """
+    if not isinstance(scenario, Scenario):
+        raise ScenarioError(f"the scenario must be a vpmu.Scenario, not {scenario!r}")
+    if isinstance(designs, (str, Design)):
+        raise ScenarioError(f"designs must be a list of designs, not {designs!r}")
     wanted = [design(spec) for spec in (designs if designs is not None else _all_designs())]
 
     def run(made: Design, guest_perf: bool, baselines: tuple[Result | None, Result | None] = (None, None)) -> Result:

@@ -188,6 +188,7 @@ cdef class Template:
 
     cdef Machine machine
     cdef bint skips
+    cdef bint cancelled
 
     def __init__(self, plan, bint lazy=True):
         self.machine = Machine(plan, "template")
@@ -245,7 +246,7 @@ cdef class Template:
             w.lazy.next_pause = 1
             m.lazy = &w.lazy
             m.fast_forward = fast_forward
-        while not m.ended and m.stopped == RUNNING:
+        while not m.ended and m.stopped == RUNNING and not self.cancelled:
             m.budget = SLICE
             run(m)
         if self.skips:
@@ -261,7 +262,7 @@ cdef class Template:
             What each column of parameters sets: values of ``COLUMNS``.
         parameters : ndarray of uint64, shape (n, p)
         out : ndarray of uint64, shape (n, at least :attr:`columns`)
-            Filled: ``TOTALS``, then guest events, then host events.
+            Filled: ``TOTALS``, then guest events, then host events; after :meth:`cancel` not to the end.
         """
         cdef worker_t *w
         cdef Py_ssize_t i
@@ -277,5 +278,11 @@ cdef class Template:
         w = self._hire()
         with nogil:
             for i in range(parameters.shape[0]):
+                if self.cancelled:
+                    break
                 self._simulate(w, &columns[0] if columns.shape[0] else NULL, columns.shape[0], &parameters[i, 0], &out[i, 0])
             _release(w)
+
+    def cancel(self):
+        """Let :meth:`run` return soon, in whatever thread it is."""
+        self.cancelled = True
