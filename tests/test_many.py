@@ -198,6 +198,20 @@ def test_what_is_no_scenario(given):
         vpmu.simulate(BASE, None)
 
 
+def test_parameters_that_could_not_be_told_apart_later():
+    masked = np.ma.masked_array(parameters(3, seed=[1, 2, 3]), mask=[False, True, False])
+    with pytest.raises(vpmu.ScenarioError, match="masked"):
+        vpmu.simulate_many(BASE, masked)
+    changing = dataclasses.replace(BASE, design="mediated,event_filter=deny;deny:branches@0.001")
+    with pytest.raises(vpmu.ScenarioError, match="1000 is not after the last change"):
+        vpmu.simulate_many(changing, parameters(2, cycles=[1000, 5_000_000]))
+    batch = vpmu.simulate_many(BASE, parameters(2, seed=[1, 2]))
+    assert batch.scenario(np.int64(1)).seed == 2
+    for odd in (True, 1.5, "a"):
+        with pytest.raises(vpmu.ScenarioError, match=f"row {odd!r} must be an integer from 0 to 1"):
+            batch.scenario(odd)
+
+
 def test_few_long_rows_are_shared_out():
     """Every thread has something to do as soon as there are as many rows."""
     assert [len(list(_pieces(n, workers))) for n, workers in ((1, 8), (8, 8), (64, 2), (1000, 2))] == [1, 8, 8, 16]

@@ -71,7 +71,11 @@ class Batch:
         ------
         IndexError
             For a row that does not exist.
+        ScenarioError
+            For what is no number of a row.
         """
+        if isinstance(i, bool) or not isinstance(i, (int, np.integer)):
+            raise ScenarioError(f"row {i!r} must be an integer from 0 to {len(self.rows) - 1}")
         if not 0 <= i < len(self.rows):
             raise IndexError(f"row {i} of {len(self.rows)}")
         if self._parameters is None:
@@ -112,6 +116,8 @@ def _apply(scenario: Scenario, values: dict[str, int]) -> Scenario:
 def _check_parameters(scenario: Scenario, parameters: npt.NDArray[np.void]) -> None:
     if not isinstance(parameters, np.ndarray) or parameters.ndim != 1 or not _names(parameters):
         raise ScenarioError("parameters must be a structured array of one dimension, one row a scenario")
+    if isinstance(parameters, np.ma.MaskedArray):
+        raise ScenarioError("parameters are masked, but every row is simulated: give parameters[~mask].data")
     once = isinstance(scenario.workload, Recorded) and scenario.workload.trace_seconds is not None
     for name in _names(parameters):
         if name not in COLUMNS:
@@ -127,6 +133,11 @@ def _check_parameters(scenario: Scenario, parameters: npt.NDArray[np.void]) -> N
             raise ScenarioError(f"parameter {name}: handling times are planned with a scenario; give several scenarios")
         if once and name in ("cycles", "vm_exit", "vm_entry"):
             raise ScenarioError(f"parameter {name}: a trace that is replayed once has a length of its own; use repeat")
+        changes = scenario.filter_changes() if name == "cycles" and len(column) else ()
+        if changes and int(column.min()) <= max(at for at, _ in changes):
+            raise ScenarioError(
+                f"parameter cycles: {int(column.min())} is not after the last change of the event filter"
+            )
         if name == "period" and not any(isinstance(perf, PerfRecord) for perf in scenario.guest_perf):
             raise ScenarioError("parameter period: nothing is recorded in the guest; use record:… in guest_perf")
         if name == "period" and any(isinstance(perf, PerfRecord) and perf.freq for perf in scenario.guest_perf):
