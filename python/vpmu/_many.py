@@ -257,6 +257,8 @@ def simulate_many(
     def work(template: Template, which: slice, guests: int) -> None:
         raw = np.zeros((which.stop - which.start, template.columns), dtype=np.uint64)
         running.add(template)
+        if ended:
+            return  # nobody would cancel this one any more
         template.run(columns, values[which], raw)
         _fill(rows[which], raw, guests)
 
@@ -266,6 +268,7 @@ def simulate_many(
         running.discard(template)
 
     running: set[Template] = set()
+    ended = False
     with ThreadPoolExecutor(int(workers)) as pool:
         try:
             if parameters is None:
@@ -276,6 +279,7 @@ def simulate_many(
             for job in jobs:
                 job.result()
         except BaseException:
+            ended = True
             pool.shutdown(wait=False, cancel_futures=True)
             for template in tuple(running):
                 template.cancel()
