@@ -19,8 +19,9 @@ def read(path: str) -> dict[str, Any]:
     """A file of pytest-benchmark; SystemExit with status 2 for any other."""
     try:
         found = json.loads(Path(path).read_text())
-        assert found["benchmarks"]
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        if not found["benchmarks"]:
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"{path}: no benchmarks of pytest-benchmark in it ({type(error).__name__})", file=sys.stderr)
         raise SystemExit(2) from None
     return dict(found)

@@ -24,7 +24,7 @@ from ._simulate import simulate
 
 #: Rows that a thread takes at a time: enough to hide the hand-over, few enough to share the work out.
 _MOST_ROWS_AT_ONCE = 64
-_TURNS = 4
+_TURNS = 4  # of each thread, at least, where there are so many rows
 #: Where a value may lie, by name; every other name is a cost in cycles.
 _BOUNDS = {
     "seed": (0, (1 << 64) - 1),

@@ -263,12 +263,11 @@ cdef void fast_forward(machine_t *m) noexcept nogil:
     if lazy.pause:
         lazy.pause -= 1
         return
+    # Jumps change nothing that a summary depends on.
+    read_key(m, &lazy.found)
+    if memcmp(&lazy.found, &lazy.held[lazy.present].key, sizeof(state_key_t)) != 0:
+        _change_state(lazy)
     while total < MOST_AT_ONCE and _uneventful(m):
-        if total == 0:
-            # Jumps change nothing that a summary depends on.
-            read_key(m, &lazy.found)
-            if memcmp(&lazy.found, &lazy.held[lazy.present].key, sizeof(state_key_t)) != 0:
-                _change_state(lazy)
         skipped = _skip(m)
         total += skipped
         if skipped < MOST_SKIPPED >> 1:
