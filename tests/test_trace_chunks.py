@@ -23,6 +23,10 @@ KINDS = (
 )
 
 
+DESIGNS = ("none", "mediated", "mediated,scope=every-exit", "emulated", "direct-capture", "dedicated", "passthrough")
+PERFS = ("stat:branches", "stat:instructions,cycles", "record:branches:period=300000", "stat:instructions:u,branches:k")
+
+
 def planned(design: str, guest_perf: str, trace: Trace, end: int) -> Plan:
     given_perf = () if design == "none" else (guest_perf,)
     scenario = vpmu.Scenario(
@@ -38,8 +42,8 @@ def trace(seed: int, n: int, idles: bool, repeat: bool) -> Trace:
     return Trace(random.integers(0, 9000, n), kind, random.integers(0, 20_000, n), idle, repeat)
 
 
-@pytest.mark.parametrize("design", ["none", "mediated", "mediated,scope=every-exit", "emulated", "dedicated"])
-@pytest.mark.parametrize("guest_perf", ["stat:branches", "stat:instructions,cycles", "record:branches:period=300000"])
+@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize("guest_perf", PERFS)
 @pytest.mark.parametrize("idles", [False, True])
 def test_chunks_change_nothing(design: str, guest_perf: str, idles: bool) -> None:
     made = planned(design, guest_perf, trace(1, 5 * CHUNK + 17, idles, False), 10**12)
@@ -47,31 +51,37 @@ def test_chunks_change_nothing(design: str, guest_perf: str, idles: bool) -> Non
 
 
 @given(
+    st.sampled_from(DESIGNS),
+    st.sampled_from(PERFS),
     st.integers(0, 99),
     st.sampled_from([CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK]),
     st.booleans(),
     st.booleans(),
     st.integers(1, 80_000_000),
 )
-@settings(max_examples=40)
-def test_chunks_of_any_length_and_end(seed: int, n: int, idles: bool, repeat: bool, end: int) -> None:
-    made = planned("mediated", "stat:branches", trace(seed, n, idles, repeat), end)
+@settings(max_examples=settings().max_examples // 2)
+def test_chunks_of_any_length_and_end(
+    design: str, guest_perf: str, seed: int, n: int, idles: bool, repeat: bool, end: int
+) -> None:
+    made = planned(design, guest_perf, trace(seed, n, idles, repeat), end)
     assert run(made, "lazy") == run(made, "stepwise")
 
 
 def test_sums_are_made_once() -> None:
-    one = trace(0, 2 * CHUNK + 5, True, False)
-    sums = one.chunks((False, False, True, False), 1000)
-    assert all(a is b for a, b in zip(sums, one.chunks((False, False, True, False), 1000), strict=True))
-    gap, count, handled, by_task, idle = sums
-    for chunk in range(2):
+    one = trace(0, 3 * CHUNK + 5, True, False)
+    one.handling[CHUNK + 7] = 2**43
+    bounds = (700, 0, 1000, 0)
+    sums = one.chunks(bounds)
+    assert all(a is b for a, b in zip(sums, one.chunks(bounds), strict=True))
+    gap, idle, count, handled, within = sums
+    assert gap[1] == 2**62, "a chunk without sums"
+    for chunk in (0, 2):
         part = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         assert gap[chunk] == one.gap[part].sum()
-        for kind in range(4):
-            mine = one.kind[part] == kind
-            assert count[chunk, kind] == mine.sum()
-            assert handled[chunk, kind] == one.handling[part][mine].sum()
-            assert idle[chunk, kind] == one.idle[part][mine].sum()
-            in_user_space = np.maximum(one.handling[part][mine] - 1000, 0).sum() if kind == 2 else 0
-            assert by_task[chunk, kind] == in_user_space
-    assert one.chunks((False, False, True, False), 999)[3].sum() > by_task.sum()
+        assert idle[chunk] == one.idle[part].sum()
+        for column in range(8):
+            mine = (one.kind[part] == column % 4) & ((one.idle[part] > 0) == (column >= 4))
+            assert count[chunk, column] == mine.sum()
+            assert handled[chunk, column] == one.handling[part][mine].sum()
+            assert within[chunk, column] == np.minimum(one.handling[part][mine], bounds[column % 4]).sum()
+    assert one.chunks((700, 0, 999, 0))[4].sum() < within.sum()

@@ -19,9 +19,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CORE = Path("src/vpmu_core")
 SOURCES = ("lazy.pxd", "lazy.pyx", "summary.pyx", "skipping.pyx", "folding.pyx", "segment.pyx")
-TESTS = ["tests/test_lazy.py", "tests/test_switch_programs.py", "-k", "plans or traces or longer"]
+TESTS = [
+    *("tests/test_lazy.py", "tests/test_switch_programs.py", "tests/test_trace_chunks.py"),
+    *("-k", "plans or traces or longer or chunks"),
+]
 #: Where it is kept what is due first. Both engines do without what is late there: only the slow machine tells.
-CLOCKS = ("timeline.pyx", "counting.pyx", "guesttimer.pyx", "hostsched.pyx", "logicalcpu.pyx")
+CLOCKS = ("timeline.pyx", "counting.pyx", "guesttimer.pyx", "hostsched.pyx", "logicalcpu.pyx", "summary.pyx")
 #: Trapped accesses that are done as before.
 MEMOS = ("memo.pyx", "summary.pyx", "guestaccess.pyx", "timeline.pyx", "vcpus.pyx")
 MEMO_TESTS = ["tests/test_lazy.py", "tests/test_vcpus.py", "-k", "handled or clock or kept or before"]
@@ -39,7 +42,7 @@ AT_EXIT = "or k.usable != SKIPPABLE or at.running + left >= at.most_running or"
 #: The guard of the first occurrence sees it first: a counter that is zero and counts is not skipped past, and one that
 #: does not count keeps what it had when the summary was made.
 ZERO = "the guard of the first occurrence is there"
-#: A summary is kept only if one exit on a copy did what fold() does for one.
+#: A summary is kept only if exits on copies did what it says of one, and fold() does for one.
 REFUSED = "no exit is summarised then"
 #: Only a counter that the guest starts below half of its range would wrap elsewhere, and Linux starts none there.
 ANYWHERE = "an event counts on from its counter's value, wherever that was folded"
@@ -166,7 +169,7 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     (
         "refused fastpaths: whose time",
         (("1 + (m.cost[COST_FASTPATH_REFUSED] if s.refused else 0)", "1"),),
-        "",
+        REFUSED,
     ),
     (
         "vector or PMI pending",
@@ -267,21 +270,18 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ),
     (
         "blocking always skipped",
-        (
-            ("    if idle and not s.may_idle:\n            break\n", "    if False:\n            break\n"),
-            ("if e.idle and not s.may_idle:", "if False:"),
-        ),
+        (("index >= lazy.kinds if traced else e.idle != 0,", "False,"),),
         "",
     ),
-    ("blocking: accesses", without(" and _same_accesses(m, copy, s)"), ""),
+    ("blocking of one cycle: counted twice", without("    s.clock[IDLE] -= idle\n"), ""),
     (
         "refused fastpaths: overlap",
-        (("return min(handling, m.cost[COST_FASTPATH_REFUSED]) if s.refused else 0", "return 0"),),
+        (("return m.cost[COST_FASTPATH_REFUSED] if e.kind == FASTPATH else 0", "return 0"),),
         "",
     ),
     (
         "userspace handling by the monitor",
-        (("    return handling - m.cost[COST_HANDLING_KERNEL]", "    return 0"),),
+        (("        return m.cost[COST_HANDLING_KERNEL]", "        return 0"),),
         "",
     ),
     (
@@ -311,12 +311,31 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ("folding: other events stay", (("        if slots >> e.guest_slot & 1:\n", "        if True:\n"),), REFUSED),
     ("folding: too near to the wrap", (("<uint64_t>m.least_period + 8 if m.backed", "0 if m.backed"),), ""),
     ("folding: room of waiting events", (("most = min(most, room - min(room, kept_free(m)))", "pass"),), ""),
-    ("folding: which sets mix", without("    if s.reprogrammed:\n        lazy.reprogrammed = s.reprogrammed\n"), ""),
     (
-        "folding: chunks of traces",
-        (("k.usable != SKIPPABLE or k.folds or s.refused", "k.usable != SKIPPABLE or s.refused"),),
-        ANYWHERE,
+        "folding: which sets mix",
+        without("    if folds[0] and lazy.folds and s.reprogrammed != lazy.reprogrammed:\n        return False\n"),
+        "",
     ),
+    ("folding: blocking alone", (("s.reprogrammed != 0 or (blocks and m.backed)", "s.reprogrammed != 0"),), REFUSED),
+    ("folding: chunks of traces", without("        course.folded = work\n"), ANYWHERE),
+    ("chunks: refused fastpaths", without("            running -= trace.chunk_within[at + i]\n"), ""),
+    ("chunks: within the bounds", without("        s.within += trace.chunk_within[at + i]\n"), ""),
+    ("chunks: blocking", (("course.idle + trace.chunk_idle[first // CHUNK]", "course.idle"),), ""),
+    ("chunks: the first gap in full", ((" - (<uint64_t>trace.gap[first] - left)", ""),), ""),
+    ("chunks: which exits block", (("return kind + (lazy.kinds if idle else 0)", "return kind"),), ""),
+    (
+        "states: any other",
+        (
+            (
+                "        if memcmp(&lazy.found, &lazy.held[i].key",
+                "        if True or memcmp(&lazy.found, &lazy.held[i].key",
+            ),
+        ),
+        "",
+    ),
+    ("states: what folds in them", without("    lazy.held[lazy.present].folds = lazy.folds\n"), ""),
+    ("states: what they reprogram", without("    lazy.held[lazy.present].reprogrammed = lazy.reprogrammed\n"), ""),
+    ("states: given up, known", without("    lazy.held[lazy.present].key = lazy.found\n    _know_nothing(lazy)\n"), ""),
     ("folding: reprogrammings", without("    m.reprograms += n * s.reprograms\n"), ""),
     ("regular: pending exit not put back", without("    stream.count[stream.pending] -= 1\n"), ""),
     ("occurrences beside the mean", ((f"over = {OVER}", "over = 0"),), AHEAD),
@@ -347,7 +366,7 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ("venture: counts not put back", without("            _draw_alike(at, lazy, n, <uint64_t>-1, 0)\n"), ""),
     ("venture: first exit not counted", without("    lazy.kind[at.kind].skipped += one\n"), ""),
     ("venture: kinds that cannot be skipped", (("mean = max(mean, k.busy + k.idle)", "mean = max(mean, 1)"),), ""),
-    ("venture: kinds that fold", (("    if lazy.reprogrammed:\n        return 0\n    for", "    for"),), ANYWHERE),
+    ("venture: kinds that fold", (("    if lazy.folds:\n        return 0\n    for", "    for"),), ANYWHERE),
     ("within: folded not kept", (("folded = work if k.folds else folded", "pass"),), ANYWHERE),
     ("within: as far as the horizon", (("if takes >= room:", "if takes > room:"),), ""),
     (
@@ -383,6 +402,11 @@ CLOCK_MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ("due: in an exit", (("(m.wall >= m.due or m.vector_pending)", "m.vector_pending"),), ""),
     ("due: vector pending in guest code", (("not (m.vector_pending or m.nmi_pending", "not (m.nmi_pending"),), ""),
     ("due: NMI pending in guest code", (("not (m.vector_pending or m.nmi_pending", "not (m.vector_pending"),), ""),
+    (
+        "vcpus: blocking that lets others run",
+        without("    if blocks and m.shares:\n        return False  # another vCPU gets the time\n"),
+        "",
+    ),
     ("due: stopped", (("m.nmi_pending or m.stopped)", "m.nmi_pending)"),), ""),
 )
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vpmu_core.traceindex import CHUNK, sum_chunks
+from vpmu_core.traceindex import BANKS, CHUNK, sum_chunks
 
 from ._cpu import CpuModel
 from ._events import EVENTS
@@ -94,43 +94,42 @@ class Trace:
     idle: npt.NDArray[np.int64]
     repeat: bool
 
-    def chunks(self, userspace: tuple[bool, ...], kernel: int) -> tuple[npt.NDArray[Any], ...]:
+    def chunks(self, bounds: tuple[int, ...]) -> tuple[npt.NDArray[Any], ...]:
         """Sums over chunks of exits, made once for all machines that replay the trace: for the lazy engine.
 
         Parameters
         ----------
-        userspace : tuple of bool
-            Whether each exit kind ends in user space.
-        kernel : int
-            Cycles of such an exit's handling that are the kernel's.
+        bounds : tuple of int
+            Of each exit kind, the cycles of handling up to which it is summed apart.
 
         Returns
         -------
         tuple of ndarray
-            Gaps, shape (chunks,); exits, handling, user space's part of it and idle, shape (chunks, kinds).
+            Sums of gap and of idle, shape (chunks,); exits, sums of handling and of the part of it within the bound,
+            shape (chunks, 2 * kinds): first of the exits that do not block, then of those that do.
         """
-        made: dict[tuple[tuple[bool, ...], int], tuple[npt.NDArray[Any], ...]] = self.__dict__.setdefault("_chunks", {})
-        key = (userspace, kernel)
-        if key not in made:
+        made: dict[tuple[int, ...], tuple[npt.NDArray[Any], ...]] = self.__dict__.setdefault("_chunks", {})
+        if bounds not in made:
             n = self.gap.size // CHUNK
-            by_kind = (n, len(userspace))
+            by_kind = (n, 2 * len(bounds))
             sums = (
-                np.empty(n, np.uint64),
-                np.empty(by_kind, np.uint32),
-                np.empty(by_kind, np.uint64),
-                np.empty(by_kind, np.uint64),
-                np.empty(by_kind, np.uint64),
+                np.zeros(n, np.uint64),
+                np.zeros(n, np.uint64),
+                np.zeros(by_kind, np.uint32),
+                np.zeros(by_kind, np.uint64),
+                np.zeros(by_kind, np.uint64),
             )
+            bound, bank = np.array(bounds * 2, np.int64), np.empty((BANKS, 2 * len(bounds)), np.uint64)
             for rows in blocks(n * CHUNK, self.gap, self.kind, self.handling, self.idle):
                 gap, handling, idle = (
                     np.ascontiguousarray(c[rows], np.int64) for c in (self.gap, self.handling, self.idle)
                 )
                 kind = np.ascontiguousarray(self.kind[rows], np.uint16)
                 part: list[Any] = [column[rows.start // CHUNK : rows.stop // CHUNK] for column in sums]
-                sum_chunks(gap, kind, handling, idle, np.array(userspace, np.uint8), kernel, *part)
+                sum_chunks(gap, kind, handling, idle, bound, bank, *part)
             made.clear()  # other costs, other CPU: the last ones are enough
-            made[key] = sums
-        return made[key]
+            made[bounds] = sums
+        return made[bounds]
 
     @property
     def cycles_to_last(self) -> int:

@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memset
 from vpmu_core._types cimport uint32_t, uint64_t
 from vpmu_core.hostperf cimport read_host_events
 from vpmu_core.kinds cimport ACTIVITIES, CAUSES, COSTS, FLIGHT_GUEST, OP_CLASSES, ORIGINS, PHASES, PMU_EXITS, RUNNING
-from vpmu_core.lazy cimport fast_forward, forget, free_summaries, hold_summaries, lazy_t
+from vpmu_core.lazy cimport fast_forward, forget, free_summaries, hold_summaries, lazy_t, number_summaries
 from vpmu_core.memo cimport forget_memos, free_memos, settle_memos
 from vpmu_core.machine cimport SLICE, Machine, begin, finish, prepare
 from vpmu_core.perfevents cimport guest_event_t, host_event_t
@@ -206,7 +206,7 @@ cdef class Template:
         if w == NULL:
             raise MemoryError
         w.m.exit_count = <uint64_t *>calloc(n, sizeof(uint64_t))
-        w.lazy.summaries = <uint32_t>self.machine.n_exits
+        number_summaries(&w.lazy, &self.machine.m, self.machine.n_exits)
         w.lazy.drawn = <uint64_t *>calloc(self.machine.m.work_stream.n + 1, sizeof(uint64_t))
         w.lazy.copy = <machine_t *>calloc(1, sizeof(machine_t))
         w.m.work_stream.count = <uint64_t *>calloc(self.machine.m.work_stream.n + 1, sizeof(uint64_t))

@@ -15,12 +15,18 @@ cdef struct block_t:  # of a compiled switch program: register operations, then 
     uint16_t rdpmc
     uint16_t wrmsr
 
+cdef enum:  # shape of a straight program
+    SHAPE_ANY = 0
+    SHAPE_LOAD = 1  # usual_load()
+    SHAPE_PUT = 2  # usual_put()
+
 cdef struct straight_t:  # all blocks of a program in one, for when nobody could notice the time between them
     block_t registers
     uint8_t possible  # not if two blocks access the same register, or more than one point is of a kind
     uint8_t global_ctrl_zero
     uint8_t lvtpc  # point of LVTPC, 0 if none
     uint8_t perf  # point of host perf, 0 if none
+    uint8_t shape
     uint64_t conditional_before  # all ones if register operations come before that point
 
 cdef struct program_t:  # one load or one put, compiled for the guest's counters

@@ -1,6 +1,6 @@
 # The lazy engine: jumps over exits that change nothing but clocks and tallies.
 from vpmu_core._types cimport int8_t, uint8_t, uint32_t, uint64_t
-from vpmu_core.kinds cimport ACTIVITIES, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, OP_CLASSES, ORIGINS, SPENT, USERSPACE
+from vpmu_core.kinds cimport ACTIVITIES, OP_CLASSES, ORIGINS, SPENT
 from vpmu_core.unit cimport GP_LANES, SLOTS
 from vpmu_core.state cimport MAX_GUEST_EVENTS, MAX_HOST_EVENTS, machine_t
 
@@ -14,12 +14,12 @@ cdef struct kind_t:  # what the loop over skipped exits needs of a kind, and lea
     uint64_t idle
     uint64_t skipped  # exits of the running jump
     uint32_t usable
-    uint32_t folds  # it reprograms counters
+    uint32_t folds  # it takes the events behind counters out and in, and reprograms some
 
 cdef struct summary_t:  # what one exit of a kind does, found by running it once on a copy
     uint64_t handled  # cycles of handling of the running jump
-    uint64_t by_task  # of these, by the virtual machine monitor
-    uint64_t saved  # of these, part of what a refused fastpath takes anyway
+    uint64_t within  # of these, within the bound of each exit
+    uint64_t bound  # cycles of handling that come first, or that a refused fastpath takes anyway (bound_of())
     uint64_t clock[ACTIVITIES]  # cycles, handling and idle apart
     uint64_t wall  # their sum
     uint64_t ops[ORIGINS][OP_CLASSES]  # but those of ``runs``
@@ -34,7 +34,6 @@ cdef struct summary_t:  # what one exit of a kind does, found by running it once
     uint32_t reprogrammed  # guest counters whose events the emulated instruction has reprogrammed
     uint32_t filtered  # guest events for whose denied counter the emulated instruction is lost
     int handling_activity  # who pays for handling: hypervisor or blind
-    bint may_idle  # blocking changes nothing either
 
 cdef struct state_key_t:  # what a summary, or a memo, depends on; counters only as far as they are zero
     uint64_t selector[GP_LANES]
@@ -75,9 +74,10 @@ cdef struct held_t:  # summaries of a state that the machine has been in
     summary_t *summary
     kind_t *kind
     uint32_t reprogrammed
+    bint folds
 
 cdef struct lazy_t:
-    summary_t *summary  # of the present state: one for each planned exit
+    summary_t *summary  # of the present state: of each planned exit; in a trace, again of those that block
     kind_t *kind  # likewise
     held_t held[MOST_HELD]  # the present state and others
     uint32_t states  # of these in use
@@ -85,35 +85,26 @@ cdef struct lazy_t:
     uint32_t next_given_up  # when there is no room
     uint64_t *drawn  # one for each slot of a stream: its exits in one batch
     memos_t *memos  # of trapped accesses; NULL: none yet
+    uint32_t kinds  # planned exits
     uint32_t summaries
     machine_t *copy
     state_key_t found  # at the present attempt; what read_key() never writes stays 0
     uint32_t pause  # exits to let pass before the next attempt
     uint32_t next_pause
-    uint32_t reprogrammed  # by those exits of the present state that reprogram anything
+    bint folds  # whether some exits of the present state do
+    uint32_t reprogrammed  # by those that do
 
 cdef struct course_t:  # where a jump is, and how far it may go
     uint64_t work
-    uint64_t folded  # work at the last exit that reprograms counters
+    uint64_t folded  # work at the last exit that folds
     uint64_t running  # wall less idle
     uint64_t idle
     uint64_t most_work  # first instants that it must not reach
     uint64_t most_running
     uint64_t end
 
+cdef void number_summaries(lazy_t *lazy, const machine_t *m, Py_ssize_t kinds) noexcept nogil
 cdef bint hold_summaries(lazy_t *lazy) noexcept nogil
 cdef void free_summaries(lazy_t *lazy) noexcept nogil
 cdef void forget(lazy_t *lazy) noexcept nogil
 cdef void fast_forward(machine_t *m) noexcept nogil
-
-
-cdef inline uint64_t overlap(const machine_t *m, const summary_t *s, uint64_t handling) noexcept nogil:
-    # A refused fastpath takes at least its cost, which the summary has in full.
-    return min(handling, m.cost[COST_FASTPATH_REFUSED]) if s.refused else 0
-
-
-cdef inline uint64_t by_task(const machine_t *m, uint32_t kind, uint64_t handling) noexcept nogil:
-    # Of a userspace exit's handling, the kernel's part comes first.
-    if m.exits[kind].kind != USERSPACE or handling <= m.cost[COST_HANDLING_KERNEL]:
-        return 0
-    return handling - m.cost[COST_HANDLING_KERNEL]

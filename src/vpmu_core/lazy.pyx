@@ -13,13 +13,13 @@ from vpmu_core.counting cimport refresh_rates
 from vpmu_core.folding cimport backing_slots, fold, kept_free, most_emulated
 from vpmu_core.kinds cimport (
     ACTIVITIES, CAUSE_FILTERED, COST_FASTPATH_REFUSED, GUEST_KERNEL, GUEST_USER, HOST_TASK, IDLE, OP_CLASSES,
-    ORIGINS, PHASE_RUN, SPENT, SPENT_HANDLING, SPENT_IDLE, WORK,
+    ORIGINS, PHASE_RUN, SPENT, SPENT_HANDLING, SPENT_IDLE, USERSPACE, WORK,
 )
 from vpmu_core.segment cimport cycles_of, guest_segment, mean_rate
 from vpmu_core.skipping cimport skip_drawn, skip_regular, skip_traced
 from vpmu_core.summary cimport read_key
 from vpmu_core.unit cimport enabled, pmu_t, width_mask
-from vpmu_core.state cimport machine_t
+from vpmu_core.state cimport machine_t, planned_exit_t
 
 cdef uint64_t MOST_AT_ONCE = 1 << 19  # exits of one jump: a few milliseconds
 cdef uint64_t MOST_SKIPPED = 1 << 16  # exits between two looks at the counters
@@ -28,6 +28,12 @@ cdef uint32_t LONGEST_PAUSE = 64
 
 
 # -- states and their summaries ---------------------------------------------------------------------------------------
+
+cdef void number_summaries(lazy_t *lazy, const machine_t *m, Py_ssize_t kinds) noexcept nogil:
+    """Say how many summaries a state has."""
+    lazy.kinds = <uint32_t>kinds
+    lazy.summaries = lazy.kinds if m.trace.gap == NULL else 2 * lazy.kinds
+
 
 cdef bint hold_summaries(lazy_t *lazy) noexcept nogil:
     """Room for the summaries of one more state, which is the present one; False if there is none."""
@@ -59,6 +65,7 @@ cdef void _be_in(lazy_t *lazy, uint32_t state) noexcept nogil:
     lazy.present = state
     lazy.summary = lazy.held[state].summary
     lazy.kind = lazy.held[state].kind
+    lazy.folds = lazy.held[state].folds
     lazy.reprogrammed = lazy.held[state].reprogrammed
 
 
@@ -69,6 +76,7 @@ cdef void _know_nothing(lazy_t *lazy) noexcept nogil:
         lazy.kind[i].usable = UNKNOWN
         lazy.kind[i].busy = NEVER
         lazy.kind[i].skipped = 0
+    lazy.folds = False
     lazy.reprogrammed = 0
 
 
@@ -84,6 +92,7 @@ cdef void forget(lazy_t *lazy) noexcept nogil:
 cdef void _change_state(lazy_t *lazy) noexcept nogil:
     """The state is not the one of the summaries: a guest's perf takes its machine through a few, again and again."""
     cdef uint32_t i
+    lazy.held[lazy.present].folds = lazy.folds
     lazy.held[lazy.present].reprogrammed = lazy.reprogrammed
     for i in range(lazy.states):
         if memcmp(&lazy.found, &lazy.held[i].key, sizeof(state_key_t)) == 0:
@@ -156,6 +165,14 @@ cdef void _add_emulated(pmu_t *pmu, uint32_t slots, uint64_t n) noexcept nogil:
         pmu.counter[slot] = (pmu.counter[slot] + n) & width_mask(pmu, slot)
 
 
+cdef void _add_handling(machine_t *m, const summary_t *s, bint userspace) noexcept nogil:
+    cdef uint64_t by_task = s.handled - s.within if userspace else 0, saved = s.within if s.refused else 0
+    m.clock[HOST_TASK] += by_task
+    m.clock[s.handling_activity] += s.handled - by_task - saved
+    m.spent[SPENT_HANDLING] += s.handled
+    m.spent[COST_FASTPATH_REFUSED] -= saved
+
+
 cdef void _add_summary(machine_t *m, const summary_t *s, uint64_t n) noexcept nogil:
     """Let ``n`` exits of a kind have happened."""
     cdef int i, j
@@ -166,10 +183,6 @@ cdef void _add_summary(machine_t *m, const summary_t *s, uint64_t n) noexcept no
             m.ops[PHASE_RUN][i][j] += n * s.ops[i][j]
     for i in range(SPENT):
         m.spent[i] += n * s.spent[i]
-    m.clock[HOST_TASK] += s.by_task
-    m.clock[s.handling_activity] += s.handled - s.by_task - s.saved
-    m.spent[SPENT_HANDLING] += s.handled
-    m.spent[COST_FASTPATH_REFUSED] -= s.saved
     m.switches += n * s.switches
     m.runs[PHASE_RUN][0] += n * s.runs[0]
     m.runs[PHASE_RUN][1] += n * s.runs[1]
@@ -186,7 +199,7 @@ cdef void _add_summary(machine_t *m, const summary_t *s, uint64_t n) noexcept no
 cdef uint64_t _skipped_folds(const lazy_t *lazy) noexcept nogil:
     cdef uint64_t n = 0
     cdef uint32_t i
-    if lazy.reprogrammed:
+    if lazy.folds:
         for i in range(lazy.summaries):
             n += lazy.kind[i].skipped if lazy.kind[i].folds else 0
     return n
@@ -201,7 +214,8 @@ cdef void _run_to(machine_t *m, uint64_t work) noexcept nogil:
 cdef uint64_t _skip(machine_t *m) noexcept nogil:
     """Skip exits up to a horizon; return how many."""
     cdef lazy_t *lazy = <lazy_t *>m.lazy
-    cdef uint64_t horizon, budget = 0, skipped, n, handling
+    cdef uint64_t horizon, budget = 0, skipped, n
+    cdef const planned_exit_t *e
     cdef course_t course
     cdef summary_t *s
     cdef uint32_t i
@@ -242,15 +256,15 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
         n = lazy.kind[i].skipped
         if n:
             s = &lazy.summary[i]
+            e = &m.exits[i % lazy.kinds]
             if m.trace.gap == NULL:
-                handling = m.exits[i].handling
-                s.handled = n * handling
-                s.by_task = n * by_task(m, i, handling)
-                s.saved = n * overlap(m, s, handling)
+                s.handled = n * e.handling
+                s.within = n * min(e.handling, s.bound)
+            _add_handling(m, s, e.kind == USERSPACE)
             _add_summary(m, s, n)
-            m.exit_count[i] += n
+            m.exit_count[i % lazy.kinds] += n
             lazy.kind[i].skipped = 0
-            s.handled = s.by_task = s.saved = 0
+            s.handled = s.within = 0
     return skipped
 
 

@@ -10,9 +10,9 @@ from vpmu_core.eventfilter cimport filter_slots
 from vpmu_core.guestperf cimport pmi_handler, serve_timers
 from vpmu_core.guestperiod cimport limit_samples
 from vpmu_core.hostsched cimport FLEXIBLE, TASK
-from vpmu_core.kinds cimport ACTIVITIES, TIMER_INTERVAL, TIMER_ROTATION, TIMER_SWITCH, TIMER_TICK, USERSPACE
+from vpmu_core.kinds cimport ACTIVITIES, FASTPATH, TIMER_INTERVAL, TIMER_ROTATION, TIMER_SWITCH, TIMER_TICK, USERSPACE
 from vpmu_core.memo cimport free_memos
-from vpmu_core.lazy cimport fast_forward, forget, free_summaries, hold_summaries, lazy_t
+from vpmu_core.lazy cimport fast_forward, forget, free_summaries, hold_summaries, lazy_t, number_summaries
 from vpmu_core.msr cimport reset
 from vpmu_core.perfevents cimport guest_event_t, guest_timer_t, host_event_t
 from vpmu_core.random cimport logarithm_table, sfc64_seed, sfc64_t, stream_t
@@ -74,7 +74,7 @@ cdef class Planned:
 
     cdef _fill_lazy(self):
         """The working memory of the lazy engine."""
-        self.lazy.summaries = <uint32_t>self.n_exits
+        number_summaries(&self.lazy, &self.m, self.n_exits)
         self.lazy.drawn = <uint64_t *>calloc(self.m.work_stream.n + 1, sizeof(uint64_t))
         self.lazy.copy = <machine_t *>calloc(1, sizeof(machine_t))
         if self.lazy.drawn == NULL or self.lazy.copy == NULL or not hold_summaries(&self.lazy):
@@ -88,14 +88,13 @@ cdef class Planned:
 
     def _fill_chunks(self, plan):
         cdef trace_t *trace = &self.m.trace
-        userspace = [e.kind == USERSPACE for e in plan.exits]
-        gap, count, handled, by_task, idle = plan.trace.chunks(tuple(userspace), plan.costs["handling_kernel"])
+        bounds = {USERSPACE: plan.costs["handling_kernel"], FASTPATH: plan.costs["fastpath_refused"]}
+        gap, idle, count, handled, within = plan.trace.chunks(tuple(bounds.get(e.kind, 0) for e in plan.exits))
         trace.chunk_gap = <const uint64_t *>self._column(gap, np.uint64)
+        trace.chunk_idle = <const uint64_t *>self._column(idle, np.uint64)
         trace.chunk_count = <const uint32_t *>self._column(count, np.uint32)
         trace.chunk_handled = <const uint64_t *>self._column(handled, np.uint64)
-        trace.chunk_by_task = <const uint64_t *>self._column(by_task, np.uint64)
-        trace.chunk_idle = <const uint64_t *>self._column(idle, np.uint64)
-        trace.kinds = <uint32_t>len(userspace)
+        trace.chunk_within = <const uint64_t *>self._column(within, np.uint64)
         trace.chunks = len(gap)
 
     def _fill_clocks(self, plan):

@@ -2,7 +2,7 @@
 """Which of the exits to come end before every horizon: drawn, of a trace, or at regular instants."""
 from vpmu_core._types cimport NEVER, leading_zeros64, uint32_t, uint64_t, uint128_t
 from vpmu_core.arrivals cimport take_work
-from vpmu_core.lazy cimport SKIPPABLE, UNKNOWN, by_task, course_t, kind_t, lazy_t, overlap, summary_t
+from vpmu_core.lazy cimport SKIPPABLE, UNKNOWN, course_t, kind_t, lazy_t, summary_t
 from vpmu_core.random cimport draw_gap, draw_kind, draw_slot, instant_of, next_regular, sfc64_t, stream_t
 from vpmu_core.summary cimport summarise
 from vpmu_core.state cimport machine_t, trace_t
@@ -53,7 +53,7 @@ cdef uint64_t _skip_at_a_venture(machine_t *m, course_t *course, drawn_t *at, ui
     cdef uint64_t n, left, room, mean = 0, skipped = 0
     cdef uint32_t i, kind
     cdef kind_t *k
-    if lazy.reprogrammed:
+    if lazy.folds:
         return 0
     for i in range(at.stream.n):
         k = &lazy.kind[at.stream.kind[i]]
@@ -153,38 +153,53 @@ cdef uint64_t skip_drawn(machine_t *m, course_t *course, uint64_t budget) noexce
     return skipped
 
 
+cdef inline uint32_t _summary_of(const lazy_t *lazy, uint32_t kind, uint64_t idle) noexcept nogil:
+    # Of an exit of a trace.
+    return kind + (lazy.kinds if idle else 0)
+
+
 cdef bint _skip_chunk(machine_t *m, course_t *course, uint64_t first, uint64_t left) noexcept nogil:
     """Skip the chunk that begins with exit ``first``, of whose gap ``left`` cycles are left, if all of it can be."""
     cdef lazy_t *lazy = <lazy_t *>m.lazy
     cdef const trace_t *trace = &m.trace
-    cdef uint64_t at = first // CHUNK * trace.kinds, work, running, idle = course.idle
+    cdef uint64_t at = first // CHUNK * lazy.summaries, work, running, idle = course.idle + trace.chunk_idle[first // CHUNK]
     cdef summary_t *s
     cdef kind_t *k
     cdef uint32_t i
+    cdef bint folds = False
+    if trace.chunk_gap[first // CHUNK] == NEVER:
+        return False
     work = trace.chunk_gap[first // CHUNK] - (<uint64_t>trace.gap[first] - left)
     running = course.running + work
     work += course.work
     if work >= course.most_work:
         return False
-    for i in range(trace.kinds):
+    for i in range(lazy.summaries):
         if trace.chunk_count[at + i] == 0:
             continue
         k = &lazy.kind[i]
-        s = &lazy.summary[i]
-        if k.usable != SKIPPABLE or k.folds or s.refused or (trace.chunk_idle[at + i] and not s.may_idle):
+        if k.usable != SKIPPABLE:
             return False
+        folds |= k.folds != 0
         running += trace.chunk_count[at + i] * k.busy + trace.chunk_handled[at + i]
-        idle += trace.chunk_idle[at + i]
+        if lazy.summary[i].refused:
+            running -= trace.chunk_within[at + i]
     if running >= course.most_running or running + idle >= course.end:
         return False
-    for i in range(trace.kinds):
+    for i in range(lazy.summaries):
         s = &lazy.summary[i]
         s.handled += trace.chunk_handled[at + i]
-        s.by_task += trace.chunk_by_task[at + i]
+        s.within += trace.chunk_within[at + i]
         lazy.kind[i].skipped += trace.chunk_count[at + i]
     course.work = work
     course.running = running
     course.idle = idle
+    if folds:
+        first += CHUNK - 1
+        while not lazy.kind[_summary_of(lazy, trace.kind[first], trace.idle[first])].folds:
+            work -= trace.gap[first]
+            first -= 1
+        course.folded = work
     return True
 
 
@@ -193,8 +208,8 @@ cdef uint64_t skip_traced(machine_t *m, course_t *course, uint64_t budget) noexc
     cdef lazy_t *lazy = <lazy_t *>m.lazy
     cdef course_t at = course[0]
     cdef uint64_t left = m.left, handling = m.next_handling, idle = m.next_idle
-    cdef uint64_t work, running, saved = 0, skipped = 0, position = m.trace_position
-    cdef uint32_t kind = m.next_kind
+    cdef uint64_t work, running, within, skipped = 0, position = m.trace_position
+    cdef uint32_t kind = m.next_kind, i
     cdef summary_t *s
     cdef kind_t *k
     while skipped < budget:
@@ -210,25 +225,23 @@ cdef uint64_t skip_traced(machine_t *m, course_t *course, uint64_t budget) noexc
             if left >= NEVER:
                 break
             continue
-        k = &lazy.kind[kind]
-        s = &lazy.summary[kind]
+        i = _summary_of(lazy, kind, idle)
+        k = &lazy.kind[i]
+        s = &lazy.summary[i]
         work = at.work + left
-        saved = overlap(m, s, handling) if s.refused else 0
-        running = at.running + left + k.busy + handling - saved
+        within = min(handling, s.bound)
+        running = at.running + left + k.busy + handling - (within if s.refused else 0)
         if work >= at.most_work or running >= at.most_running or running + at.idle + idle >= at.end:
             if k.usable == UNKNOWN and work < at.most_work:
-                summarise(m, kind)
+                summarise(m, i)
                 continue
-            break
-        if idle and not s.may_idle:
             break
         at.work = work
         at.folded = work if k.folds else at.folded
         at.running = running
         at.idle += idle
         s.handled += handling
-        s.by_task += by_task(m, kind, handling)
-        s.saved += saved
+        s.within += within
         k.skipped += 1
         skipped += 1
         if position == m.trace.n:

@@ -30,12 +30,11 @@ cdef struct trace_t:
     uint64_t n
     bint repeat
     uint64_t chunks  # full chunks that are summed (traceindex.pxd); 0: none
-    uint32_t kinds  # columns of the sums by kind
-    const uint64_t *chunk_gap
-    const uint32_t *chunk_count  # by chunk and kind, as all that follow
-    const uint64_t *chunk_handled
-    const uint64_t *chunk_by_task
+    const uint64_t *chunk_gap  # NEVER: the chunk has no sums
     const uint64_t *chunk_idle
+    const uint32_t *chunk_count  # by chunk and summary (lazy.pxd), as all that follow
+    const uint64_t *chunk_handled
+    const uint64_t *chunk_within  # of it, what a refused fastpath takes anyway, or the kernel before the user space
 
 cdef struct access_t:  # one access of guest software to its PMU
     uint8_t access  # access_kind

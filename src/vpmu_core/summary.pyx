@@ -5,9 +5,10 @@ from libc.string cimport memcmp, memcpy
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
 from vpmu_core.folding cimport backing_slots, fold, reprogrammed_by
 from vpmu_core.kinds cimport (
-    ACTIVITIES, BLIND, CAUSE_FILTERED, COST_FASTPATH_REFUSED, EFFECT_NONE, HYPERVISOR, OP_CLASSES, ORIGINS, PHASE_RUN, SPENT,
+    ACTIVITIES, BLIND, CAUSE_FILTERED, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, EFFECT_NONE, FASTPATH, HYPERVISOR, IDLE,
+    OP_CLASSES, ORIGINS, PHASE_RUN, SPENT, SPENT_IDLE, USERSPACE,
 )
-from vpmu_core.lazy cimport EVENTFUL, SKIPPABLE, kind_t, lazy_t, overlap, state_key_t, summary_t
+from vpmu_core.lazy cimport EVENTFUL, SKIPPABLE, kind_t, lazy_t, state_key_t, summary_t
 from vpmu_core.perfevents cimport guest_event_t, host_event_t, vcpu_counter_t
 from vpmu_core.unit cimport SLOTS, enabled, pmu_t
 from vpmu_core.state cimport (
@@ -139,7 +140,9 @@ cdef void _take_metered(const machine_t *m, machine_t *after) noexcept nogil:
             memcpy(then.meter_clock, e.meter_clock, sizeof(e.meter_clock))
 
 
-cdef bint _as_summarised(machine_t *m, machine_t *after, summary_t *s, uint32_t *counted) noexcept nogil:
+cdef bint _as_summarised(
+    machine_t *m, machine_t *after, summary_t *s, bint folds, uint32_t *counted
+) noexcept nogil:
     """Whether a copy that has had one exit is what a summary without clocks and tallies makes of the machine.
 
     ``counted``: hardware counters that the emulated instruction advanced.
@@ -151,13 +154,13 @@ cdef bint _as_summarised(machine_t *m, machine_t *after, summary_t *s, uint32_t 
     s.filtered = _take_filtered(m, after)
     memcpy(counter, m.hardware.counter, sizeof(counter))
     _let_count(m)
-    if s.reprogrammed:
+    if folds:
         _take_metered(m, after)
         memcpy(vcpu, m.vcpu, sizeof(vcpu))
         memcpy(host_event, m.host_event, sizeof(host_event))
         fold(m, s.reprogrammed, 1)
     same = _only_time_passed(m, after) and _advanced(&m.hardware, &after.hardware, counted)
-    if s.reprogrammed:
+    if folds:
         # A reprogramming that failed is tried again, which may end well some day.
         same = same and not counted[0] and not after.retry
         memcpy(m.vcpu, vcpu, sizeof(vcpu))
@@ -166,75 +169,90 @@ cdef bint _as_summarised(machine_t *m, machine_t *after, summary_t *s, uint32_t 
     return same
 
 
-cdef bint _same_accesses(const machine_t *m, const machine_t *after, const summary_t *s) noexcept nogil:
+cdef void _note(const machine_t *m, const machine_t *after, summary_t *s, uint64_t idle) noexcept nogil:
+    """Note what an exit added to clocks and tallies, but for the time that it blocked."""
     cdef int i, j
+    for i in range(ACTIVITIES):
+        s.clock[i] = after.clock[i] - m.clock[i]
+    s.clock[IDLE] -= idle
+    s.wall = after.wall - m.wall - idle
     for i in range(ORIGINS):
         for j in range(OP_CLASSES):
-            if after.ops[PHASE_RUN][i][j] - m.ops[PHASE_RUN][i][j] != s.ops[i][j]:
-                return False
-    # What loads and puts access without a condition is counted by runs.
-    if after.reprograms - m.reprograms != s.reprograms:
-        return False
+            s.ops[i][j] = after.ops[PHASE_RUN][i][j] - m.ops[PHASE_RUN][i][j]
+    for i in range(SPENT):
+        s.spent[i] = after.spent[i] - m.spent[i]
+    s.spent[SPENT_IDLE] -= idle
+    s.switches = after.switches - m.switches
     for i in range(2):
-        if after.runs[PHASE_RUN][i] - m.runs[PHASE_RUN][i] != s.runs[i]:
-            return False
-    return True
+        s.runs[i] = after.runs[PHASE_RUN][i] - m.runs[PHASE_RUN][i]
+        s.retired[i] = after.retired[i] - m.retired[i]
+    s.refused = after.refused - m.refused
+    s.reprograms = after.reprograms - m.reprograms
 
 
-cdef void summarise(machine_t *m, uint32_t kind) noexcept nogil:
-    """Run an exit of this kind once on a copy and note what it does."""
-    cdef kind_t *k = &(<lazy_t *>m.lazy).kind[kind]
-    cdef summary_t *s = &(<lazy_t *>m.lazy).summary[kind]
+cdef uint64_t _bound_of(const machine_t *m, const planned_exit_t *e) noexcept nogil:
+    # Of a userspace exit's handling, the kernel's part comes first; a refused fastpath takes at least its cost, which
+    # the summary has in full.
+    if e.kind == USERSPACE:
+        return m.cost[COST_HANDLING_KERNEL]
+    return m.cost[COST_FASTPATH_REFUSED] if e.kind == FASTPATH else 0
+
+
+cdef bint _find_out(machine_t *m, const planned_exit_t *e, bint blocks, bint *folds, summary_t *s) noexcept nogil:
+    """Run an exit twice on copies and note what it does; False if that cannot be summarised.
+
+    ``folds``: set if it takes the events behind counters out and in.
+    """
     cdef lazy_t *lazy = <lazy_t *>m.lazy
     cdef machine_t *copy = lazy.copy
-    cdef const planned_exit_t *e = &m.exits[kind]
-    cdef uint32_t again = 0, filtered
-    cdef int i, j
+    cdef uint32_t again, filtered
+    cdef uint64_t handling
+    if blocks and m.shares:
+        return False  # another vCPU gets the time
+    s.bound = _bound_of(m, e)
     s.reprogrammed = reprogrammed_by(m, e.cpl) if e.emulates else 0
-    k.folds = s.reprogrammed != 0
-    _exit_on_copy(m, copy, e, 0, 0)
+    folds[0] = s.reprogrammed != 0 or (blocks and m.backed)
+    if folds[0] and lazy.folds and s.reprogrammed != lazy.reprogrammed:
+        return False
+    _exit_on_copy(m, copy, e, 0, blocks)
     if (
-        (s.reprogrammed and lazy.reprogrammed and s.reprogrammed != lazy.reprogrammed)
-        or not _as_summarised(m, copy, s, &s.counted) or not _advanced(&m.ideal, &copy.ideal, &s.counted_ideally)
+        not _as_summarised(m, copy, s, folds[0], &s.counted) or not _advanced(&m.ideal, &copy.ideal, &s.counted_ideally)
+        or copy.clock[IDLE] - m.clock[IDLE] != <uint64_t>blocks
     ):
+        return False
+    _note(m, copy, s, blocks)
+    filtered = s.filtered
+    # One cycle of handling more than a refused fastpath takes anyway shows whose clock pays for it, and a second one of
+    # idling that it does nothing.
+    handling = 1 + (m.cost[COST_FASTPATH_REFUSED] if s.refused else 0)
+    _exit_on_copy(m, copy, e, handling, 2 if blocks else 0)
+    s.handling_activity = BLIND if copy.clock[BLIND] - m.clock[BLIND] > s.clock[BLIND] else HYPERVISOR
+    return (
+        _as_summarised(m, copy, s, folds[0], &again) and s.filtered == filtered and again == s.counted
+        and copy.wall - m.wall == s.wall + 1 + (2 if blocks else 0)
+    )
+
+
+cdef void summarise(machine_t *m, uint32_t index) noexcept nogil:
+    """Find out what the exits of a summary do."""
+    cdef lazy_t *lazy = <lazy_t *>m.lazy
+    cdef kind_t *k = &lazy.kind[index]
+    cdef summary_t *s = &lazy.summary[index]
+    cdef const planned_exit_t *e = &m.exits[index % lazy.kinds]
+    cdef bint folds = False
+    cdef bint traced = m.trace.gap != NULL
+    if not _find_out(m, e, index >= lazy.kinds if traced else e.idle != 0, &folds, s):
         k.usable = EVENTFUL
         k.busy = NEVER
         return
-    if s.reprogrammed:
-        lazy.reprogrammed = s.reprogrammed
-    s.reprograms = copy.reprograms - m.reprograms
-    filtered = s.filtered
-    for i in range(ACTIVITIES):
-        s.clock[i] = copy.clock[i] - m.clock[i]
-    s.wall = copy.wall - m.wall
-    for i in range(ORIGINS):
-        for j in range(OP_CLASSES):
-            s.ops[i][j] = copy.ops[PHASE_RUN][i][j] - m.ops[PHASE_RUN][i][j]
-    for i in range(SPENT):
-        s.spent[i] = copy.spent[i] - m.spent[i]
-    s.switches = copy.switches - m.switches
-    s.runs[0] = copy.runs[PHASE_RUN][0] - m.runs[PHASE_RUN][0]
-    s.runs[1] = copy.runs[PHASE_RUN][1] - m.runs[PHASE_RUN][1]
-    s.refused = copy.refused - m.refused
-    s.retired[0] = copy.retired[0] - m.retired[0]
-    s.retired[1] = copy.retired[1] - m.retired[1]
-    # One cycle of handling more than a refused fastpath takes anyway shows whose clock pays for it, one of idling whether
-    # blocking does anything.
-    _exit_on_copy(m, copy, e, 1 + (m.cost[COST_FASTPATH_REFUSED] if s.refused else 0), 0)
-    s.handling_activity = BLIND if copy.clock[BLIND] - m.clock[BLIND] > s.clock[BLIND] else HYPERVISOR
-    _exit_on_copy(m, copy, e, 0, 1)
-    s.may_idle = (
-        not m.shares and _as_summarised(m, copy, s, &again) and s.filtered == filtered and again == s.counted
-        and copy.wall - m.wall == s.wall + 1 and _same_accesses(m, copy, s)
-    )
-    s.filtered = filtered
     k.usable = SKIPPABLE
+    k.folds = folds
+    if folds:
+        lazy.folds = True
+        lazy.reprogrammed = s.reprogrammed
     k.busy = s.wall
     k.idle = 0
-    if m.trace.gap == NULL:
+    if not traced:
         # A stream's exits of a kind are all alike.
-        k.busy += e.handling - overlap(m, s, e.handling)
+        k.busy += e.handling - (min(e.handling, s.bound) if s.refused else 0)
         k.idle = e.idle
-        if e.idle and not s.may_idle:
-            k.usable = EVENTFUL
-            k.busy = NEVER

@@ -3,7 +3,7 @@
 from libc.string cimport memcpy
 
 from vpmu_core._types cimport NEVER, popcount32, uint16_t, uint32_t, uint64_t
-from vpmu_core.blocks cimport block_t, program_t, straight_t
+from vpmu_core.blocks cimport SHAPE_LOAD, SHAPE_PUT, block_t, program_t, straight_t
 from vpmu_core.hostperf cimport host_events_in, host_events_out
 from vpmu_core.kinds cimport COST_WRMSR, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_SELECTOR, ORIGIN_HYPERVISOR
 from vpmu_core.lanes cimport clear_lanes, move_lanes, replace_lanes, save_lanes
@@ -15,7 +15,7 @@ from vpmu_core.switchprogram cimport (
     FIXED_CTR_CTRL_GUEST, FIXED_CTR_CTRL_ZERO, LOOP_COUNTER_DIFFERS, LOOP_COUNTER_GUEST, LOOP_COUNTER_NONZERO,
     LOOP_COUNTER_ZERO, LOOP_SAVE, LOOP_SELECTOR_GUEST, LOOP_SELECTOR_NONZERO, LOOP_SELECTOR_ZERO, POINT_END,
     POINT_GLOBAL_CTRL_ZERO, POINT_LVTPC_HOST, POINT_PERF_LOAD, STATUS_ACKNOWLEDGE, STATUS_READ, STATUS_READ_SAVE,
-    STATUS_SET_GUEST, STATUS_TOGGLE,
+    STATUS_SET_GUEST, STATUS_TOGGLE, usual_load, usual_put,
 )
 from vpmu_core.timeline cimport check_arrival
 
@@ -184,8 +184,8 @@ cdef void _run_watched(machine_t *m, int half, const program_t *p) noexcept nogi
         _tally(m, _run_blocks(m, p, m.block_cycles[half]))
 
 
-cdef inline void _run_program(machine_t *m, int half, const program_t *p) noexcept nogil:
-    m.runs[m.phase][half] += 1
+cdef void _run_unusual(machine_t *m, int half, const program_t *p) noexcept nogil:
+    """A program of no known shape, or with somebody there who notices."""
     if p.straight.possible and not m.has_host and m.pmi_arrival == NEVER:
         _tally(m, _run_straight(m, &p.straight, m.straight_cycles[half]))
     else:
@@ -194,9 +194,21 @@ cdef inline void _run_program(machine_t *m, int half, const program_t *p) noexce
 
 cdef void load_guest(machine_t *m) noexcept nogil:
     """Guest state into hardware."""
-    _run_program(m, 0, m.load)
+    cdef straight_t known
+    m.runs[m.phase][0] += 1
+    if m.load.straight.shape == SHAPE_LOAD and not m.has_host and m.pmi_arrival == NEVER:
+        usual_load(&known)
+        _tally(m, _run_straight(m, &known, m.straight_cycles[0]))
+    else:
+        _run_unusual(m, 0, m.load)
 
 
 cdef void put_guest(machine_t *m) noexcept nogil:
     """Guest state out of hardware."""
-    _run_program(m, 1, m.put)
+    cdef straight_t known
+    m.runs[m.phase][1] += 1
+    if m.put.straight.shape == SHAPE_PUT and not m.has_host and m.pmi_arrival == NEVER:
+        usual_put(&known)
+        _tally(m, _run_straight(m, &known, m.straight_cycles[1]))
+    else:
+        _run_unusual(m, 1, m.put)

@@ -1,6 +1,6 @@
 # Switch programs: sequences of steps, compiled.
-from vpmu_core._types cimport uint16_t
-from vpmu_core.blocks cimport program_t
+from vpmu_core._types cimport ALL_ONES, uint16_t
+from vpmu_core.blocks cimport SHAPE_LOAD, SHAPE_PUT, program_t, straight_t
 from vpmu_core.state cimport machine_t
 
 cdef enum:  # operation of a step, the order of vpmu._sequences
@@ -55,3 +55,33 @@ cdef void compile_step(program_t *program, const machine_t *m, uint16_t operatio
 cdef void compile_end(program_t *program) noexcept
 cdef void price_programs(machine_t *m) noexcept nogil
 cdef void tally_switches(machine_t *m) noexcept nogil
+
+
+# What nearly all programs are: the loops over them are compiled with everything known.
+
+cdef inline void usual_load(straight_t *all) noexcept nogil:
+    """Linux 7.0, kvm_mediated_pmu_load(), as far as a straight program has it; all else is 0."""
+    all.registers.status_flags = STATUS_READ | STATUS_TOGGLE
+    all.registers.fixed_ctr_ctrl = FIXED_CTR_CTRL_GUEST
+    all.registers.flags = LOOP_RDPMC | LOOP_COUNTER_GUEST | LOOP_COUNTER_DIFFERS | LOOP_SELECTOR_GUEST
+    all.registers.fixed_flags = LOOP_FIXED | LOOP_RDPMC | LOOP_COUNTER_GUEST | LOOP_COUNTER_DIFFERS
+    all.global_ctrl_zero = True
+    all.lvtpc = POINT_LVTPC_GUEST
+    all.perf = POINT_PERF_LOAD
+    all.conditional_before = 0
+    all.shape = SHAPE_LOAD
+
+
+cdef inline void usual_put(straight_t *all) noexcept nogil:
+    """Linux 7.0, kvm_mediated_pmu_put(), likewise."""
+    all.registers.status_flags = STATUS_READ | STATUS_READ_SAVE | STATUS_ACKNOWLEDGE
+    all.registers.fixed_ctr_ctrl = FIXED_CTR_CTRL_ZERO_IF_NONZERO
+    all.registers.flags = (
+        LOOP_RDPMC | LOOP_SAVE | LOOP_COUNTER_ZERO | LOOP_COUNTER_NONZERO | LOOP_SELECTOR_ZERO | LOOP_SELECTOR_NONZERO
+    )
+    all.registers.fixed_flags = LOOP_FIXED | LOOP_RDPMC | LOOP_SAVE | LOOP_COUNTER_ZERO | LOOP_COUNTER_NONZERO
+    all.global_ctrl_zero = False
+    all.lvtpc = POINT_LVTPC_HOST
+    all.perf = POINT_PERF_PUT
+    all.conditional_before = ALL_ONES
+    all.shape = SHAPE_PUT

@@ -6,8 +6,10 @@ sequence becomes, for the counters that the guest has, a few blocks, each a set 
 somebody could notice the time. How often operations without a condition access the PMU is known then: runs are counted,
 and only conditional writes are tallied one by one.
 """
+from libc.string cimport memcmp, memset
+
 from vpmu_core._types cimport ALL_ONES, popcount32, uint8_t, uint16_t, uint32_t, uint64_t
-from vpmu_core.blocks cimport block_t, program_t, straight_t
+from vpmu_core.blocks cimport SHAPE_ANY, SHAPE_LOAD, SHAPE_PUT, block_t, program_t, straight_t
 from vpmu_core.kinds cimport (
     COST_PERF_GUEST_CONTEXT, COST_RDMSR, COST_RDPMC, COST_WRMSR, COST_WRMSR_LVTPC, OP_RDMSR, OP_RDPMC,
     OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_LVTPC, OP_WRMSR_SELECTOR, ORIGIN_HYPERVISOR, PHASES,
@@ -113,6 +115,19 @@ cdef bint _join(straight_t *all, const block_t *b) noexcept:
     return True
 
 
+cdef int _shape(const straight_t *all) noexcept:
+    cdef straight_t load, put
+    memset(&load, 0, sizeof(straight_t))
+    memset(&put, 0, sizeof(straight_t))
+    usual_load(&load)
+    usual_put(&put)
+    load.possible = put.possible = True
+    load.shape = put.shape = SHAPE_ANY
+    if memcmp(all, &load, sizeof(straight_t)) == 0:
+        return SHAPE_LOAD
+    return SHAPE_PUT if memcmp(all, &put, sizeof(straight_t)) == 0 else SHAPE_ANY
+
+
 cdef void compile_end(program_t *p) noexcept:
     """The last block; and all of them in one, if that can be."""
     cdef bint before = False, after = False
@@ -126,6 +141,7 @@ cdef void compile_end(program_t *p) noexcept:
             before |= p.block[i].registers
         if not _join(&p.straight, &p.block[i]) or (before and after):
             p.straight.possible = False
+    p.straight.shape = _shape(&p.straight)
 
 
 cdef void _price(machine_t *m, int half, const program_t *p) noexcept nogil:
