@@ -91,6 +91,8 @@ cdef struct lazy_t:
     state_key_t found  # at the present attempt; what read_key() never writes stays 0
     uint32_t pause  # exits to let pass before the next attempt
     uint32_t next_pause
+    uint32_t wary  # jumps that go without a venture
+    uint32_t next_wary
     bint folds  # whether some exits of the present state do
     uint32_t reprogrammed  # by those that do
 

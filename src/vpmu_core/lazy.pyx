@@ -84,6 +84,7 @@ cdef void forget(lazy_t *lazy) noexcept nogil:
     """No summary holds any more."""
     lazy.states = 1
     lazy.next_given_up = 0
+    lazy.wary = lazy.next_wary = 0
     _be_in(lazy, 0)
     _know_nothing(lazy)
     memset(&lazy.held[0].key, 0, sizeof(state_key_t))

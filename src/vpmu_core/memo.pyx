@@ -54,9 +54,9 @@ cdef void forget_memos(lazy_t *lazy) noexcept nogil:
 
 cdef inline bint _quiet(const machine_t *m) noexcept nogil:
     return (
-        m.in_guest and m.phase == PHASE_RUN and m.pmi_arrival == NEVER and not m.vector_pending and not m.pmi_requested
-        and not m.host_nmi_pending and not m.backed and not m.has_host and not m.reprogram and not m.stopped and m.steps == NULL
-        and (m.load == NULL or m.keeps_counters)
+        not m.backed and not m.has_host and m.in_guest and m.phase == PHASE_RUN and m.pmi_arrival == NEVER
+        and not m.vector_pending and not m.pmi_requested and not m.host_nmi_pending and not m.reprogram and not m.stopped
+        and m.steps == NULL and (m.load == NULL or m.keeps_counters)
     )
 
 

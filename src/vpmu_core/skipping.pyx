@@ -12,6 +12,7 @@ from vpmu_core.traceindex cimport CHUNK
 cdef enum:
     FEWEST_AT_A_VENTURE = 16
     MOST_AT_A_VENTURE = 4096
+    LONGEST_WARY = 255
 
 
 cdef struct drawn_t:  # where a stream is
@@ -46,18 +47,23 @@ cdef inline uint64_t _up_to(uint64_t bound, uint64_t now) noexcept nogil:
 
 cdef uint64_t _skip_at_a_venture(machine_t *m, course_t *course, drawn_t *at, uint64_t budget) noexcept nogil:
     """Skip exits in batches that fit by what exits take on average: only the end of each is compared with the horizons,
-    and one that goes beyond is taken back. None if there is a kind that folds, or that cannot be skipped."""
+    and one that goes beyond, or has an exit that cannot be skipped, is taken back. None if there is a kind that folds."""
     cdef lazy_t *lazy = <lazy_t *>m.lazy
     cdef course_t before = course[0], end = course[0]
     cdef sfc64_t generator
     cdef uint64_t n, left, room, mean = 0, skipped = 0
     cdef uint32_t i, kind
     cdef kind_t *k
+    cdef bint skippable
     if lazy.folds:
+        return 0
+    if lazy.wary:
+        lazy.wary -= 1
         return 0
     for i in range(at.stream.n):
         k = &lazy.kind[at.stream.kind[i]]
-        mean = max(mean, k.busy + k.idle)  # nothing fits if one cannot be skipped
+        if k.usable == SKIPPABLE:
+            mean = max(mean, k.busy + k.idle)
     mean += at.stream.mean_gap
     while True:
         # What fits on average, less two to four standard deviations.
@@ -71,11 +77,19 @@ cdef uint64_t _skip_at_a_venture(machine_t *m, course_t *course, drawn_t *at, ui
         end.work = _draw_alike(at, lazy, n, 1, course.work)
         end.running = before.running + (end.work - before.work)
         end.idle = before.idle
+        skippable = True
         for i in range(lazy.summaries):
             k = &lazy.kind[i]
+            skippable = skippable and (k.skipped == 0 or k.usable == SKIPPABLE)
             end.running += k.skipped * k.busy
             end.idle += k.skipped * k.idle
-        if end.work >= end.most_work or end.running >= end.most_running or end.running + end.idle >= end.end:
+        # Where such exits are common, more and more jumps go without.
+        lazy.next_wary = 0 if skippable else min(2 * lazy.next_wary + 1, LONGEST_WARY)
+        lazy.wary = lazy.next_wary
+        if (
+            end.work >= end.most_work or end.running >= end.most_running or end.running + end.idle >= end.end
+            or not skippable
+        ):
             at.stream.generator, at.left, at.kind = generator, left, kind
             _draw_alike(at, lazy, n, <uint64_t>-1, 0)
             at.stream.generator, at.left, at.kind = generator, left, kind
