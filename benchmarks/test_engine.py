@@ -28,7 +28,7 @@ def test_pure_python(measure, run, limits, exits_of, switching_plan):
 
 
 def test_ratios(run, limits, fastest, switching_plan):
-    """Within 2.4 times of the limit (2.0 measured) and 30 times faster than Python; minima of interleaved repeats."""
+    """Within 2.2 times of the limit (1.9 measured) and 30 times faster than Python; minima of interleaved repeats."""
     fast_plan, slow_plan = switching_plan("0.5"), switching_plan("0.001")
     exits, few = sum(run(fast_plan)["exits"]), sum(run(slow_plan)["exits"])
     limit = limits["switch"]
@@ -36,8 +36,8 @@ def test_ratios(run, limits, fastest, switching_plan):
     for _ in range(20):  # until the core's other hyperthread is idle for once: it slows this loop, not the limit's
         more = fastest(15, stepwise=lambda: run(fast_plan, "stepwise"), limit=limit.call)
         best = {name: min(seconds, more[name]) for name, seconds in best.items()}
-        if best["stepwise"] / exits < 2.4 * best["limit"] / limit.operations:
+        if best["stepwise"] / exits < 2.2 * best["limit"] / limit.operations:
             break
     python = fastest(3, python=lambda: slow.run(slow_plan))["python"] / few
-    assert best["stepwise"] / exits < 2.4 * best["limit"] / limit.operations, best
+    assert best["stepwise"] / exits < 2.2 * best["limit"] / limit.operations, best
     assert 30 * best["stepwise"] / exits < python, best

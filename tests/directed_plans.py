@@ -162,16 +162,23 @@ def guest_events(draw: st.DrawFn, planned: Plan, theme: str) -> tuple[PlannedGue
 
 
 @st.composite
-def host_events(draw: st.DrawFn, planned: Plan, ceded: bool) -> tuple[PlannedHostEvent, ...]:
+def host_events(
+    draw: st.DrawFn, planned: Plan, ceded: bool, numbers: tuple[int, ...], sampling: bool
+) -> tuple[PlannedHostEvent, ...]:
     events = []
     codes = codes_of(planned.cpu)
-    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 3, 6]))):
+    for _ in range(draw(st.sampled_from(numbers))):
         code = draw(st.sampled_from(sorted(codes)))
         user, kernel = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
         side = draw(st.sampled_from([(True, False), (True, False), (False, True), (False, False)]))
         gp = 0 if ceded else draw(st.sampled_from([planned.cpu.gp_mask, 0x3, 0x1]))
         fixed = 0 if ceded else {0xC0: 1, 0x3C: 2}.get(code, 0) & planned.cpu.fixed_mask
-        events.append(PlannedHostEvent(codes[code], code, gp, fixed, user, kernel, *side))
+        how: tuple[int, ...] = ()
+        if sampling:
+            period = draw(st.sampled_from([0, 0, 100_000, 400_000, 3_000_000]))
+            freq = draw(st.sampled_from([0, 0, 1000])) if period else 0
+            how = (*(draw(st.booleans()) for _ in range(2)), period, freq, draw(st.booleans()))
+        events.append(PlannedHostEvent(codes[code], code, gp, fixed, user, kernel, *side, *how))
     return tuple(events)
 
 
@@ -215,8 +222,8 @@ def replayed(draw: st.DrawFn, gap: int, kinds: int, far: bool) -> Trace:
 #: emulates up to a wrap; counters that stay zero for long; exits that end in the cycle of a host interrupt; PMIs that
 #: are lost because the handler's own accesses overflow a counter before LVTPC is unmasked, so that STATUS stays set;
 #: PMIs that arrive in the exit after their overflow; exits that have the events behind guest counters reprogrammed; the
-#: guest's handler again and again, whose accesses are trapped.
-THEMES = ("any", "far", "emulated", "sparse", "wall", "lost", "late", "reprogrammed", "handled")
+#: guest's handler again and again, whose accesses are trapped; many exits beside events of the host's.
+THEMES = ("any", "far", "emulated", "sparse", "wall", "lost", "late", "reprogrammed", "handled", "hosted")
 
 
 @st.composite
@@ -226,10 +233,13 @@ def directed_plans(
     """Plans at the edges; ``short`` ones are over before the slow machine becomes slow."""
     backing = tuple(spec for spec in all_designs() if vpmu.design(spec).backed_by_host_events)
     trapping = tuple(spec for spec in all_designs() if spec not in backing and vpmu.design(spec).has_host)
-    spec = draw(st.sampled_from(designs or {"reprogrammed": backing, "handled": trapping}.get(theme, all_designs())))
+    # Where not all exits take the host's events out and in.
+    beside = ("none", "none", *backing, *(spec for spec in all_designs() if "=run-loop,sequence=linux-7.0," in spec))
+    themed = {"reprogrammed": backing, "handled": trapping, "hosted": beside}
+    spec = draw(st.sampled_from(designs or themed.get(theme, all_designs())))
     planned = base(spec, draw(st.sampled_from(cpus or cpus_for(spec))))
     design = vpmu.design(spec)
-    far, emulated, sparse, tight, lost, late, reprogrammed, handled = (theme == name for name in THEMES[1:])
+    far, emulated, sparse, tight, lost, late, reprogrammed, handled, hosted_by = (theme == name for name in THEMES[1:])
     free = draw(st.sampled_from(["free", "free", "cheap"] if tight else ["free", "cheap", "usual", "usual"]))
     if handled:
         free = draw(st.sampled_from(["cheap", "usual", "usual"]))
@@ -266,7 +276,7 @@ def directed_plans(
         else [17, 100]
         if lost
         else [700, 4000]
-        if late or handled
+        if late or handled or hosted_by
         else [1, 1, 2, 17, 700, 4000]
     )
     gap = draw(st.sampled_from([0, *gaps] if theme in ("any", "sparse") else gaps))
@@ -277,11 +287,13 @@ def directed_plans(
         walls = [500, 2000]
     elif lost or late:
         walls = [0]
-    elif reprogrammed or handled:
+    elif reprogrammed or handled or hosted_by:
         walls = [0, 30_000]
     wall_gap = draw(st.sampled_from(walls))
     # All or none: with one that does, nothing else can be skipped for long.
-    emulates = emulated or (not (lost or late) and draw(st.booleans()))
+    emulates = emulated or (
+        not (lost or late) and draw(st.sampled_from([True, False, False, False] if hosted_by else [True, False]))
+    )
     kinds = tuple(
         PlannedExit(
             f"KIND{i}",
@@ -295,8 +307,8 @@ def directed_plans(
     )
     tick = draw(st.sampled_from([0, 1, 100, wall_gap + 1 if not far else 3000, 2 * wall_gap if not far else 1 << 30]))
     kinds = (*kinds, PlannedExit("TICK", 1, 0, False, tick, 0))
-    # Many exits, and no host events, beside which nothing is skipped.
-    lazy_matters = reprogrammed or emulated or sparse or tight or lost or late or handled
+    # Many exits, and no host events, beside which less is skipped.
+    lazy_matters = reprogrammed or emulated or sparse or tight or lost or late or handled or hosted_by
     exits = draw(st.sampled_from([0, 1, 3, 30] if short else [300, 3000] if lazy_matters else [1, 30, 300, 3000]))
     each = max(gap, 1) + (4000 if free == "usual" else 4)
     hosted = design.has_host
@@ -313,8 +325,15 @@ def directed_plans(
         wall=arrivals(draw, wall_gap * hosted, (2,)),
         trace=trace,
         seeds={name: (draw(st.integers(0, 2**64 - 1)), 7, i) for i, name in enumerate(("work", "wall", "skid"))},
-        host_events=draw(host_events(planned, design.cedes_pmu)) if hosted and not lazy_matters else (),
     )
+    numbers = (1, 1, 3) if hosted_by else () if lazy_matters else (0, 0, 0, 1, 3, 6)
+    if hosted and numbers:
+        planned = dataclasses.replace(
+            planned,
+            host_events=draw(host_events(planned, design.cedes_pmu, numbers, hosted_by)),
+            mux_interval=draw(st.sampled_from([50_000, 2_000_000])),
+            tick=draw(st.sampled_from([100_000, 2_000_000])),
+        )
     if sparse and design.has_guest_pmu and draw(st.booleans()):
         return dataclasses.replace(planned, guest_events=(), program=from_zero(draw, planned))
     if reprogrammed and draw(st.booleans()):

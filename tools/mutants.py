@@ -18,7 +18,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE = Path("src/vpmu_core")
-SOURCES = ("lazy.pxd", "lazy.pyx", "summary.pyx", "skipping.pyx", "folding.pyx", "segment.pyx")
+SOURCES = (
+    "lazy.pxd",
+    "lazy.pyx",
+    "summary.pyx",
+    "skipping.pyx",
+    "folding.pyx",
+    "segment.pyx",
+    "hosttime.pyx",
+    "counting.pyx",
+)
 TESTS = [
     *("tests/test_lazy.py", "tests/test_switch_programs.py", "tests/test_trace_chunks.py"),
     *("-k", "plans or traces or longer or chunks"),
@@ -133,7 +142,6 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
         ),
         "",
     ),
-    ("host events: leftovers and clocks", without(" and not m.has_host"), ""),
     ("caches: emulated instructions in hardware", without("    _add_emulated(&m.hardware, s.counted, n)\n"), ""),
     ("caches: emulated instructions in the ideal", without("    _add_emulated(&m.ideal, s.counted_ideally, n)\n"), ""),
     ("rates of selectors that have changed", (("    refresh_rates(m)\n    budget", "    budget"),), ""),
@@ -168,7 +176,7 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ("switches that lose counters", without("\n        and (m.load == NULL or m.keeps_counters)"), ""),
     (
         "refused fastpaths: whose time",
-        (("1 + (m.cost[COST_FASTPATH_REFUSED] if s.refused else 0)", "1"),),
+        (("s.bound if s.refused or e.kind", "s.bound if e.kind"),),
         REFUSED,
     ),
     (
@@ -318,7 +326,7 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ),
     ("folding: blocking alone", (("s.reprogrammed != 0 or (blocks and m.backed)", "s.reprogrammed != 0"),), REFUSED),
     ("folding: chunks of traces", without("        course.folded = work\n"), ANYWHERE),
-    ("chunks: refused fastpaths", without("            running -= trace.chunk_within[at + i]\n"), ""),
+    ("chunks: refused fastpaths", (("running -= trace.chunk_within[at + i]", "pass"),), ""),
     ("chunks: within the bounds", without("        s.within += trace.chunk_within[at + i]\n"), ""),
     ("chunks: blocking", (("course.idle + trace.chunk_idle[first // CHUNK]", "course.idle"),), ""),
     ("chunks: the first gap in full", ((" - (<uint64_t>trace.gap[first] - left)", ""),), ""),
@@ -352,7 +360,11 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
         "",
     ),
     ("mean rate: rounded down", (("kernel_share) >> 32) + 1", "kernel_share) >> 32)"),), AHEAD),
-    ("venture: work not compared", (("            end.work >= end.most_work or end.running", "            end.running"),), ""),
+    (
+        "venture: work not compared",
+        (("            end.work >= end.most_work or end.running", "            end.running"),),
+        "",
+    ),
     ("venture: running not compared", without(" or end.running >= end.most_running"), ""),
     ("venture: end not compared", without(" or end.running + end.idle >= end.end"), ""),
     ("venture: what is taken back is drawn anew", ((f"{BACK}\n            _draw", "_draw"),), ""),
@@ -367,7 +379,11 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ("venture: first exit not counted", without("    lazy.kind[at.kind].skipped += one\n"), ""),
     ("venture: exits that cannot be skipped", without("\n            or not skippable"), ""),
     ("venture: no end to those", (("else min(2 * lazy.next_wary + 1, LONGEST_WARY)", "else 0"),), "only for speed"),
-    ("venture: kinds that fold", (("    if lazy.folds:\n        return 0\n    if lazy.wary", "    if lazy.wary"),), ANYWHERE),
+    (
+        "venture: kinds that fold",
+        (("    if lazy.folds:\n        return 0\n    if lazy.wary", "    if lazy.wary"),),
+        ANYWHERE,
+    ),
     ("within: folded not kept", (("folded = work if k.folds else folded", "pass"),), ANYWHERE),
     ("within: as far as the horizon", (("if takes >= room:", "if takes > room:"),), ""),
     (
@@ -382,6 +398,43 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ),
     ("within: end not compared", (("min(room, _up_to(course.end, course.running + course.idle))", "room"),), ""),
     ("within: idling runs", (("+= before - room - idle", "+= before - room"),), ""),
+    ("hosted: host-mode code not counted", without("        count_host_time(m, a, cycles)\n"), ""),
+    (
+        "hosted: wraps in host mode",
+        (("course.end = min(course.end, course.running + course.idle + horizon)", "pass"),),
+        "",
+    ),
+    ("hosted: code that counts in two ways", (("        m.modes.uneven = True\n", "        pass\n"),), ""),
+    ("hosted: code with other registers", without(" or not _counts_as(m, m.modes.origin)"), ""),
+    (
+        "hosted: other kinds of exits",
+        (("lazy.trial = lazy.held[lazy.present].modes", "lazy.trial = lazy.held[15].modes"),),
+        "",
+    ),
+    ("hosted: user space", (("s.bound if s.refused or e.kind == USERSPACE", "s.bound if s.refused"),), ""),
+    ("hosted: too near to a wrap for a copy", (("after.wall - m.wall >= LEAST_ROOM", "False"),), AHEAD),
+    (
+        "hosted: a thread that sleeps",
+        (("mode.blind, mode.asleep\n        m.clock", "mode.blind, False\n        m.clock"),),
+        "",
+    ),
+    (
+        "hosted: the window",
+        (
+            (
+                "mode.global_ctrl, mode.blind, mode.asleep\n        m.clock",
+                "mode.global_ctrl, False, mode.asleep\n        m.clock",
+            ),
+        ),
+        "",
+    ),
+    ("hosted: where events are", (("    if m.backed or m.has_host:\n", "    if m.backed:\n"),), ""),
+    (
+        "hosted: throttled events",
+        without("            key.throttled |= <uint32_t>m.host_event[i].throttled << i\n"),
+        "",
+    ),
+    ("hosted: NMI that waits", without(" and not m.host_nmi_pending"), ""),
     ("key: marks of the attempt before", without("    key.paused = 0\n"), ""),
 )
 

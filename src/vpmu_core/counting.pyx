@@ -1,6 +1,6 @@
 # cython: freethreading_compatible=True
 """Clocks and counters, the ideal PMU and the ledger (docs/machine.md, sections 1, 3, 10 and 11)."""
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 from vpmu_core._types cimport lowest_bit, uint32_t, uint64_t
 from vpmu_core.activity cimport between
@@ -18,7 +18,7 @@ from vpmu_core.unit cimport (
 )
 from vpmu_core.random cimport sfc64_next
 from vpmu_core.steps cimport BREACH_HOST_COUNTS
-from vpmu_core.state cimport NOTHING_COUNTED, access_t, machine_t
+from vpmu_core.state cimport NOTHING_COUNTED, access_t, host_mode_t, machine_t
 
 
 cdef void rate_slots(machine_t *m) noexcept nogil:
@@ -87,6 +87,34 @@ cdef void _watch_strays(machine_t *m, int a, uint32_t on, uint64_t cycles) noexc
         m.watch.breaches[BREACH_HOST_COUNTS] += between(m.hardware_rate[a][slot], m.clock[a], m.clock[a] + cycles)
 
 
+cdef bint _counts_as(const machine_t *m, const machine_t *origin) noexcept nogil:
+    # Counters and events are where they were, GLOBAL_CTRL apart.
+    cdef const host_event_t *e
+    cdef const host_event_t *then
+    cdef int i
+    if (
+        memcmp(m.hardware.event, origin.hardware.event, sizeof(origin.hardware.event)) != 0
+        or m.hardware.local[0] != origin.hardware.local[0] or m.hardware.local[1] != origin.hardware.local[1]
+        or m.hardware.global_status != origin.hardware.global_status or m.host_events != origin.host_events
+    ):
+        return False
+    for i in range(m.host_events):
+        e, then = &m.host_event[i], &origin.host_event[i]
+        if e.slot != then.slot or e.state != then.state or e.throttled != then.throttled:
+            return False
+    return True
+
+
+cdef void _note_mode(const machine_t *m, int a, uint32_t on) noexcept nogil:
+    cdef host_mode_t *mode = &m.modes.mode[a]
+    if not mode.seen:
+        mode.seen, mode.on, mode.global_ctrl = True, on, m.hardware.global_ctrl
+        mode.blind, mode.asleep = m.blind, m.asleep
+    elif mode.on != on or mode.global_ctrl != m.hardware.global_ctrl or mode.blind != m.blind or mode.asleep != m.asleep:
+        m.modes.uneven = True
+    m.modes.uneven = m.modes.uneven or not _counts_as(m, m.modes.origin)
+
+
 cdef void count_host_time(machine_t *m, int a, uint64_t cycles) noexcept nogil:
     """Advance the hardware counters by host-mode code, and the ledger of host events."""
     cdef bint user = a == HOST_TASK
@@ -95,6 +123,8 @@ cdef void count_host_time(machine_t *m, int a, uint64_t cycles) noexcept nogil:
     cdef uint64_t value, first = 0
     cdef int slot
     refresh_rates(m)
+    if m.modes != NULL and cycles:
+        _note_mode(m, a, on)
     if m.steps != NULL and on:
         _watch_strays(m, a, on, cycles)
     while left:

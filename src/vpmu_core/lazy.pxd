@@ -2,7 +2,7 @@
 from vpmu_core._types cimport int8_t, uint8_t, uint32_t, uint64_t
 from vpmu_core.kinds cimport ACTIVITIES, OP_CLASSES, ORIGINS, SPENT
 from vpmu_core.unit cimport GP_LANES, SLOTS
-from vpmu_core.state cimport MAX_GUEST_EVENTS, MAX_HOST_EVENTS, machine_t
+from vpmu_core.state cimport MAX_GUEST_EVENTS, MAX_HOST_EVENTS, host_modes_t, machine_t
 
 cdef enum:  # usable_t
     UNKNOWN = 0  # for the present state; to be found out
@@ -49,6 +49,7 @@ cdef struct state_key_t:  # what a summary, or a memo, depends on; counters only
     uint32_t nonzero
     uint32_t retry
     uint32_t paused
+    uint32_t throttled
     int8_t event[SLOTS]  # behind each guest counter, where events are
     uint8_t event_state[MAX_HOST_EVENTS]
     int8_t event_slot[MAX_HOST_EVENTS]
@@ -75,6 +76,7 @@ cdef struct held_t:  # summaries of a state that the machine has been in
     kind_t *kind
     uint32_t reprogrammed
     bint folds
+    host_modes_t modes  # of its exits, beside host events
 
 cdef struct lazy_t:
     summary_t *summary  # of the present state: of each planned exit; in a trace, again of those that block
@@ -88,6 +90,7 @@ cdef struct lazy_t:
     uint32_t kinds  # planned exits
     uint32_t summaries
     machine_t *copy
+    host_modes_t trial  # modes of its exits
     state_key_t found  # at the present attempt; what read_key() never writes stays 0
     uint32_t pause  # exits to let pass before the next attempt
     uint32_t next_pause

@@ -6,11 +6,12 @@ copy of the machine changed nothing but clocks, tallies and counters of emulated
 late; the exit that meets one runs on the common code. A design needs nothing for this.
 """
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t, uint128_t
 from vpmu_core.counting cimport refresh_rates
 from vpmu_core.folding cimport backing_slots, fold, kept_free, most_emulated
+from vpmu_core.hosttime cimport LEAST_ROOM, count_by_modes, room_for_all
 from vpmu_core.kinds cimport (
     ACTIVITIES, CAUSE_FILTERED, COST_FASTPATH_REFUSED, GUEST_KERNEL, GUEST_USER, HOST_TASK, IDLE, OP_CLASSES,
     ORIGINS, PHASE_RUN, SPENT, SPENT_HANDLING, SPENT_IDLE, USERSPACE, WORK,
@@ -19,7 +20,7 @@ from vpmu_core.segment cimport cycles_of, guest_segment, mean_rate
 from vpmu_core.skipping cimport skip_drawn, skip_regular, skip_traced
 from vpmu_core.summary cimport read_key
 from vpmu_core.unit cimport enabled, pmu_t, width_mask
-from vpmu_core.state cimport machine_t, planned_exit_t
+from vpmu_core.state cimport host_modes_t, machine_t, planned_exit_t
 
 cdef uint64_t MOST_AT_ONCE = 1 << 19  # exits of one jump: a few milliseconds
 cdef uint64_t MOST_SKIPPED = 1 << 16  # exits between two looks at the counters
@@ -78,6 +79,7 @@ cdef void _know_nothing(lazy_t *lazy) noexcept nogil:
         lazy.kind[i].skipped = 0
     lazy.folds = False
     lazy.reprogrammed = 0
+    memset(&lazy.held[lazy.present].modes, 0, sizeof(host_modes_t))
 
 
 cdef void forget(lazy_t *lazy) noexcept nogil:
@@ -112,7 +114,8 @@ cdef void _change_state(lazy_t *lazy) noexcept nogil:
 cdef inline bint _uneventful(const machine_t *m) noexcept nogil:
     return (
         m.in_guest and m.phase == PHASE_RUN and m.pmi_arrival == NEVER and not m.vector_pending and not m.pmi_requested
-        and not m.nmi_pending and not m.nmi_in_service and not m.has_host and not m.reprogram and not m.stopped
+        and not m.nmi_pending and not m.nmi_in_service and not m.reprogram and not m.stopped
+        and (not m.has_host or (m.steps == NULL and not m.host_nmi_pending))
         and (m.load == NULL or m.keeps_counters)
     )
 
@@ -216,6 +219,7 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
     """Skip exits up to a horizon; return how many."""
     cdef lazy_t *lazy = <lazy_t *>m.lazy
     cdef uint64_t horizon, budget = 0, skipped, n
+    cdef uint64_t before[ACTIVITIES]
     cdef const planned_exit_t *e
     cdef course_t course
     cdef summary_t *s
@@ -235,6 +239,12 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
     course.most_running = m.next_wall
     course.end = min(min(m.end, m.filter_due), min(min(m.next_mux, m.next_tick), min(m.next_timer, m.preempt_at)))
     course.end -= min(m.others, course.end)
+    if m.has_host:
+        horizon = room_for_all(m)
+        if horizon < LEAST_ROOM:
+            return 0
+        course.end = min(course.end, course.running + course.idle + horizon)
+        memcpy(before, m.clock, sizeof(before))
     if m.work + m.left >= course.most_work:
         return 0
     if m.trace.gap != NULL:
@@ -266,6 +276,8 @@ cdef uint64_t _skip(machine_t *m) noexcept nogil:
             m.exit_count[i % lazy.kinds] += n
             lazy.kind[i].skipped = 0
             s.handled = s.within = 0
+    if m.has_host:
+        count_by_modes(m, &lazy.held[lazy.present].modes, before)
     return skipped
 
 

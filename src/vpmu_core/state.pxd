@@ -85,6 +85,19 @@ cdef struct program_step_t:  # an access of guest software other than perf
     uint8_t applied
 
 ctypedef machine_s machine_t
+
+cdef struct host_mode_t:  # how code of one activity in host mode counts
+    uint64_t global_ctrl
+    uint32_t on  # slots
+    bint blind
+    bint asleep
+    bint seen
+
+cdef struct host_modes_t:
+    host_mode_t mode[ACTIVITIES]
+    const machine_s *origin  # of the copy that notes them
+    bint uneven  # code of one activity has counted in two ways, or with other registers or events than the origin's
+
 ctypedef void (*reaction_t)(machine_t *m) noexcept nogil
 
 cdef struct design_t:  # the reactions of a vPMU design; NULL where it has none
@@ -247,6 +260,7 @@ cdef struct machine_s:
     uint8_t flight  # whose PMI is in flight
     uint8_t arrived  # whose PMI the NMI handler serves
     host_pmi_t host_pmi
+    host_modes_t *modes  # where it is noted how host-mode code counts; NULL: not
     uint32_t displaced  # host events that are out of hardware in the window
     uint32_t settled  # host events behind guest counters, put into hardware since guest code last ran
     uint32_t settled_gp  # of these, those on GP counters

@@ -4,6 +4,7 @@ from libc.string cimport memcmp, memcpy
 
 from vpmu_core._types cimport NEVER, lowest_bit, uint32_t, uint64_t
 from vpmu_core.folding cimport backing_slots, fold, reprogrammed_by
+from vpmu_core.hosttime cimport LEAST_ROOM, count_by_modes
 from vpmu_core.kinds cimport (
     ACTIVITIES, BLIND, CAUSE_FILTERED, COST_FASTPATH_REFUSED, COST_HANDLING_KERNEL, EFFECT_NONE, FASTPATH, HYPERVISOR, IDLE,
     OP_CLASSES, ORIGINS, PHASE_RUN, SPENT, SPENT_IDLE, USERSPACE,
@@ -46,13 +47,16 @@ cdef void read_key(const machine_t *m, state_key_t *key) noexcept nogil:
     for i in range(m.guest_events):
         key.counts[i] = m.guest_event[i].slot if m.guest_event[i].active else -1
     key.retry = m.retry
+    key.throttled = 0
     if m.backed:
         for slot in range(SLOTS):
             key.event[slot] = m.vcpu[slot].event
             key.paused |= <uint32_t>m.vcpu[slot].paused << slot
+    if m.backed or m.has_host:
         for i in range(m.host_events):
             key.event_state[i] = m.host_event[i].state
             key.event_slot[i] = m.host_event[i].slot
+            key.throttled |= <uint32_t>m.host_event[i].throttled << i
 
 
 cdef inline bint _same_registers(const pmu_t *a, const pmu_t *b) noexcept nogil:
@@ -107,11 +111,13 @@ cdef void _let_count(machine_t *m) noexcept nogil:
 cdef void _exit_on_copy(
     const machine_t *m, machine_t *copy, const planned_exit_t *e, uint64_t handling, uint64_t idle
 ) noexcept nogil:
+    cdef lazy_t *lazy = <lazy_t *>m.lazy
     memcpy(copy, m, sizeof(machine_t))
     _let_count(copy)
     copy.next_wall = NEVER
     copy.next_mux = copy.next_tick = NEVER
     copy.filter_due = NEVER
+    copy.modes = &lazy.trial if m.has_host else NULL
     vm_exit(copy, e.kind, e.cpl, e.emulates, handling, idle, EFFECT_NONE, NULL)
 
 
@@ -147,24 +153,33 @@ cdef bint _as_summarised(
 
     ``counted``: hardware counters that the emulated instruction advanced.
     """
+    cdef lazy_t *lazy = <lazy_t *>m.lazy
     cdef vcpu_counter_t vcpu[SLOTS]
     cdef host_event_t host_event[MAX_HOST_EVENTS]
     cdef uint64_t counter[SLOTS]
+    cdef uint64_t clock[ACTIVITIES]
     cdef bint same
+    if m.has_host and (lazy.trial.uneven or after.wall - m.wall >= LEAST_ROOM):
+        return False
     s.filtered = _take_filtered(m, after)
     memcpy(counter, m.hardware.counter, sizeof(counter))
     _let_count(m)
+    memcpy(host_event, m.host_event, sizeof(host_event))
+    if m.has_host:
+        memcpy(clock, m.clock, sizeof(clock))
+        memcpy(m.clock, after.clock, sizeof(clock))
+        count_by_modes(m, &lazy.trial, clock)
+        memcpy(m.clock, clock, sizeof(clock))
     if folds:
         _take_metered(m, after)
         memcpy(vcpu, m.vcpu, sizeof(vcpu))
-        memcpy(host_event, m.host_event, sizeof(host_event))
         fold(m, s.reprogrammed, 1)
     same = _only_time_passed(m, after) and _advanced(&m.hardware, &after.hardware, counted)
     if folds:
         # A reprogramming that failed is tried again, which may end well some day.
         same = same and not counted[0] and not after.retry
         memcpy(m.vcpu, vcpu, sizeof(vcpu))
-        memcpy(m.host_event, host_event, sizeof(host_event))
+    memcpy(m.host_event, host_event, sizeof(host_event))
     memcpy(m.hardware.counter, counter, sizeof(counter))
     return same
 
@@ -214,6 +229,8 @@ cdef bint _find_out(machine_t *m, const planned_exit_t *e, bint blocks, bint *fo
     folds[0] = s.reprogrammed != 0 or (blocks and m.backed)
     if folds[0] and lazy.folds and s.reprogrammed != lazy.reprogrammed:
         return False
+    lazy.trial = lazy.held[lazy.present].modes
+    lazy.trial.origin = m
     _exit_on_copy(m, copy, e, 0, blocks)
     if (
         not _as_summarised(m, copy, s, folds[0], &s.counted) or not _advanced(&m.ideal, &copy.ideal, &s.counted_ideally)
@@ -222,14 +239,14 @@ cdef bint _find_out(machine_t *m, const planned_exit_t *e, bint blocks, bint *fo
         return False
     _note(m, copy, s, blocks)
     filtered = s.filtered
-    # One cycle of handling more than a refused fastpath takes anyway shows whose clock pays for it, and a second one of
-    # idling that it does nothing.
-    handling = 1 + (m.cost[COST_FASTPATH_REFUSED] if s.refused else 0)
+    # One cycle of handling more than a refused fastpath takes anyway, or than is the kernel's, shows whose clocks pay for
+    # it, and a second one of idling that it does nothing.
+    handling = 1 + (s.bound if s.refused or e.kind == USERSPACE else 0)
     _exit_on_copy(m, copy, e, handling, 2 if blocks else 0)
     s.handling_activity = BLIND if copy.clock[BLIND] - m.clock[BLIND] > s.clock[BLIND] else HYPERVISOR
     return (
         _as_summarised(m, copy, s, folds[0], &again) and s.filtered == filtered and again == s.counted
-        and copy.wall - m.wall == s.wall + 1 + (2 if blocks else 0)
+        and copy.wall - m.wall == s.wall + (1 if s.refused else handling) + (2 if blocks else 0)
     )
 
 
@@ -245,6 +262,7 @@ cdef void summarise(machine_t *m, uint32_t index) noexcept nogil:
         k.usable = EVENTFUL
         k.busy = NEVER
         return
+    lazy.held[lazy.present].modes = lazy.trial
     k.usable = SKIPPABLE
     k.folds = folds
     if folds:
