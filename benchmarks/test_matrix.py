@@ -21,7 +21,7 @@ DESIGNS = [name for name in vpmu.designs() if vpmu.design(name).has_host]
 
 @pytest.fixture(scope="module")
 def cell(quiet):
-    def planned(design, counters, kind, seconds="0.05"):
+    def planned(design, counters, kind, seconds="0.5"):
         base = quiet(design, counters if vpmu.design(design).has_guest_pmu else 0, seconds)
         number, emulates, idle = KINDS[kind]
         exits = (dataclasses.replace(base.exits[0], kind=number, emulates=emulates, idle=idle), *base.exits[1:])

@@ -151,6 +151,8 @@ def guest_events(draw: st.DrawFn, planned: Plan, theme: str) -> tuple[PlannedGue
             # Far more than a handler takes, so that one is like the other.
             each = 1 if planned.costs["vm_exit"] < 3 else 20
             period = each * draw(st.integers(1000, 9000)) if place == chosen[0] or draw(st.booleans()) else 0
+        if theme == "hosted":
+            period = draw(st.sampled_from([0, 0, 300_000]))
         if theme == "lost":
             # Cycles sample; instructions are those of the handler's trapped accesses alone.
             first = place == chosen[0]
@@ -241,7 +243,7 @@ def directed_plans(
     design = vpmu.design(spec)
     far, emulated, sparse, tight, lost, late, reprogrammed, handled, hosted_by = (theme == name for name in THEMES[1:])
     free = draw(st.sampled_from(["free", "free", "cheap"] if tight else ["free", "cheap", "usual", "usual"]))
-    if handled:
+    if handled or hosted_by:
         free = draw(st.sampled_from(["cheap", "usual", "usual"]))
     skid = draw(st.sampled_from([0, 0, 300] if handled else [0, 0, 1, 2, 300, 9000, 40_000]))
     if reprogrammed:
