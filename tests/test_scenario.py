@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -421,3 +422,13 @@ def test_longest_run_is_below_2_43_cycles() -> None:
     assert vpmu.Scenario(seconds=Fraction(1, hz)).end_cycles == 1
     with pytest.raises(vpmu.ScenarioError, match="0 cycles"):
         vpmu.Scenario(seconds=Fraction(1, 3 * hz))
+
+
+def test_numpys_integers_are_integers():
+    """What a sweep over an array of seeds passes."""
+    given_ = vpmu.Scenario(seed=np.uint64(2**64 - 1), costs={"vm_exit": np.int32(700)}, seconds="0.001")
+    assert given_ == vpmu.Scenario(seed=2**64 - 1, costs={"vm_exit": 700}, seconds="0.001")
+    json.dumps([given_.seed, given_.costs])
+    for odd in (np.int64(-1), np.float64(1), np.True_):
+        with pytest.raises(vpmu.ScenarioError, match="seed"):
+            vpmu.Scenario(seed=odd)

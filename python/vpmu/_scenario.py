@@ -36,7 +36,7 @@ from ._plan import ACTIVITIES, Plan, PlannedExit, PlannedHostEvent, Stream, Trac
 from ._recorded import Recorded, positive_seconds
 from ._registry import design
 from ._vcpu import Vcpu, check_vcpus
-from ._workload import EventRates, Workload, check_integer
+from ._workload import EventRates, Workload, check_integer, plain_integer
 from ._workload_file import workload
 
 _NO_STREAM = Stream(0, (), (), ())
@@ -167,7 +167,7 @@ class Scenario:
             raise ScenarioError(
                 f"{self.workload.name} is replayed once, so its length is given; add repeat (--repeat) to loop it"
             )
-        check_integer(self.seed, 0, (1 << 64) - 1, "seed")
+        put("seed", check_integer(plain_integer(self.seed), 0, (1 << 64) - 1, "seed"))
         if isinstance(self.host_hz, bool) or self.host_hz not in HOST_HZ:
             raise ScenarioError(f"host_hz {self.host_hz!r} must be one of {', '.join(map(str, HOST_HZ))} (CONFIG_HZ)")
         if not 1 <= self.end_cycles < MAX_CYCLES:
@@ -175,7 +175,7 @@ class Scenario:
                 f"seconds {float(self.seconds or 0):g} is {self.end_cycles} cycles; a run has 1 to 2**43 - 1 "
                 f"({MAX_CYCLES // self.cpu.core_hz.value} seconds on {self.cpu.name})"
             )
-        put("costs", dict(self.costs))
+        put("costs", {name: plain_integer(cycles) for name, cycles in self.costs.items()})
         for name, cycles in self.costs.items():
             check_integer(cycles, 0, (1 << 40) - 1, f"costs: {name}")
         self.cost_model()

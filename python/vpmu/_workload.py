@@ -8,6 +8,8 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from ._costs import QUALITIES, Quality
 from ._errors import ScenarioError, UnknownName
 from ._exits import Clock, Kind, check_exit, exit_kind
@@ -57,6 +59,11 @@ def decimal_text(value: Fraction, digits: int = 3) -> str:
     scaled = round_half_up(abs(value) * 10**digits)
     whole, part = divmod(scaled, 10**digits)
     return f"{'-' if value < 0 else ''}{whole:,}" + (f".{part:0{digits}d}" if digits else "")
+
+
+def plain_integer(value: object) -> object:
+    """Return numpy's integers as Python's, anything else as it is."""
+    return int(value) if isinstance(value, np.integer) else value
 
 
 def check_integer(value: object, low: int, high: int, what: str) -> int:
