@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 import vpmu
 from vpmu._many import _pieces
+from vpmu.recordings._generate import generate
 from vpmu_core.batch import TOTALS
 from vpmu_core.random import derived
+from vpmu_core.traceindex import CHUNK
 
 BASE = vpmu.Scenario(
     cpu="emeraldrapids",
@@ -215,6 +217,21 @@ def test_few_long_rows_are_shared_out():
     assert [len(list(_pieces(n, workers))) for n, workers in ((1, 8), (8, 8), (64, 2), (1000, 2))] == [1, 8, 8, 16]
     for n in range(200):
         assert [i for piece in _pieces(n, 3) for i in range(n)[piece]] == list(range(n))
+
+
+def test_rows_of_a_trace(tmp_path):
+    """Whole chunks of exits are stepped over in batches too, unless a row has other costs than their sums."""
+    path = tmp_path / "trace.txt"
+    path.write_bytes(b"".join(generate(5 * CHUNK, 1)))
+    looped = vpmu.read_recording(path, repeat=True)
+    base = dataclasses.replace(BASE, workload=looped, guest_perf=("stat:instructions,branches",), seconds="0.5")
+    array = parameters(3, seed=[1, 2, 3], fastpath_refused=[0, 2190, 9000])
+    assert sum(vpmu.simulate(base).raw["exits"]) > 2 * CHUNK
+    for given_ in (parameters(3, seed=[1, 2, 3]), array):
+        batch = vpmu.simulate_many(base, given_)
+        assert (batch.rows == vpmu.simulate_many(base, given_, engine="stepwise").rows).all()
+        for i in range(3):
+            same(batch.rows[i], vpmu.simulate(batch.scenario(i)))
 
 
 # A process of its own: here a callback of another package's (hypothesis has one at each garbage collection) may be what

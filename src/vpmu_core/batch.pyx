@@ -8,7 +8,9 @@ from libc.string cimport memcpy, memset
 
 from vpmu_core._types cimport uint32_t, uint64_t
 from vpmu_core.hostperf cimport read_host_events
-from vpmu_core.kinds cimport ACTIVITIES, CAUSES, COSTS, FLIGHT_GUEST, OP_CLASSES, ORIGINS, PHASES, PMU_EXITS, RUNNING
+from vpmu_core.kinds cimport (
+    ACTIVITIES, CAUSES, COST_FASTPATH_REFUSED, COSTS, FLIGHT_GUEST, OP_CLASSES, ORIGINS, PHASES, PMU_EXITS, RUNNING,
+)
 from vpmu_core.lazy cimport fast_forward, forget, free_summaries, hold_summaries, lazy_t, number_summaries
 from vpmu_core.memo cimport forget_memos, free_memos, settle_memos
 from vpmu_core.machine cimport SLICE, Machine, begin, finish, prepare
@@ -94,6 +96,7 @@ cdef void _set_seed(machine_t *m, uint64_t seed) noexcept nogil:
 
 cdef void _set_parameters(machine_t *m, const uint32_t *columns, Py_ssize_t n, const uint64_t *row) noexcept nogil:
     cdef uint64_t most = m.skid_minimum + m.skid_range - 1
+    cdef uint64_t refused = m.cost[COST_FASTPATH_REFUSED]
     cdef Py_ssize_t i
     cdef int event
     for i in range(n):
@@ -113,6 +116,8 @@ cdef void _set_parameters(machine_t *m, const uint32_t *columns, Py_ssize_t n, c
         else:
             m.cost[columns[i] - FIRST_COST] = row[i]
     m.skid_range = most - m.skid_minimum + 1
+    if m.cost[COST_FASTPATH_REFUSED] != refused:
+        m.trace.chunks = 0  # their sums are of another cost
 
 
 cdef uint64_t _sum(const uint64_t *values, int n) noexcept nogil:
@@ -193,6 +198,8 @@ cdef class Template:
     def __init__(self, plan, bint lazy=True):
         self.machine = Machine(plan, "template")
         self.skips = lazy
+        if lazy and plan.trace is not None:
+            self.machine._fill_chunks(plan)
 
     @property
     def columns(self):
