@@ -404,7 +404,7 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
         (("course.end = min(course.end, course.running + course.idle + horizon)", "pass"),),
         "",
     ),
-    ("hosted: code that counts in two ways", (("        m.modes.uneven = True\n", "        pass\n"),), ""),
+    ("hosted: code that counts in two ways", (("        m.modes.uneven = True\n", "        pass\n"),), REFUSED),
     ("hosted: code with other registers", without(" or not _counts_as(m, m.modes.origin)"), ""),
     (
         "hosted: other kinds of exits",
@@ -416,7 +416,7 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     (
         "hosted: a thread that sleeps",
         (("mode.blind, mode.asleep\n        m.clock", "mode.blind, False\n        m.clock"),),
-        "",
+        "nothing counts while the CPU idles",
     ),
     (
         "hosted: the window",
@@ -426,7 +426,7 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
                 "mode.global_ctrl, False, mode.asleep\n        m.clock",
             ),
         ),
-        "",
+        REFUSED,
     ),
     ("hosted: where events are", (("    if m.backed or m.has_host:\n", "    if m.backed:\n"),), ""),
     (
