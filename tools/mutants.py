@@ -428,13 +428,17 @@ MUTANTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
         ),
         REFUSED,
     ),
-    ("hosted: where events are", (("    if m.backed or m.has_host:\n", "    if m.backed:\n"),), ""),
+    (
+        "hosted: where events are",
+        (("    if m.backed or m.has_host:\n", "    if m.backed:\n"),),
+        "selectors change with them",
+    ),
     (
         "hosted: throttled events",
         without("            key.throttled |= <uint32_t>m.host_event[i].throttled << i\n"),
-        "",
+        "their selectors are off",
     ),
-    ("hosted: NMI that waits", without(" and not m.host_nmi_pending"), ""),
+    ("hosted: NMI that waits", without(" and not m.host_nmi_pending"), "the host takes it before guest code runs"),
     ("key: marks of the attempt before", without("    key.paused = 0\n"), ""),
 )
 
