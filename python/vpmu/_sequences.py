@@ -206,12 +206,15 @@ class Sequence:
             raise Misstep("VMRUN and #VMEXIT of AMD CPUs have no MSR lists", ("exit" if self.exit else "entry",))
 
     def _blocks(self, half: str) -> tuple[tuple[int, int], ...] | None:
-        """A half as block operations, if it can be that."""
-        try:
-            steps = self.load if half == "load" else self.put
-            return tuple(_compile_step("", step) for step in steps)
-        except ScenarioError:
-            return None
+        """A half as block operations, if it can be that; found out once, for every machine asks."""
+        made: dict[str, tuple[tuple[int, int], ...] | None] = self.__dict__.setdefault("_made", {})
+        if half not in made:
+            try:
+                steps = self.load if half == "load" else self.put
+                made[half] = tuple(_compile_step("", step) for step in steps)
+            except ScenarioError:
+                made[half] = None
+        return made[half]
 
     @functools.cached_property
     def analysis(self) -> Analysis:

@@ -92,6 +92,9 @@ cdef struct lazy_t:
     machine_t *copy
     host_modes_t trial  # modes of its exits
     state_key_t found  # at the present attempt; what read_key() never writes stays 0
+    uint64_t mean_rate[SLOTS]  # what each slot counts of workload code, while the following three hold
+    uint64_t mean_events  # rated_events
+    uint32_t mean_on[2]  # slots that count kernel code, user code
     uint32_t pause  # exits to let pass before the next attempt
     uint32_t next_pause
     uint32_t wary  # jumps that go without a venture

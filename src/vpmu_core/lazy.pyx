@@ -130,18 +130,29 @@ cdef uint64_t _kept_for_emulated(const machine_t *m, uint64_t need, uint64_t rat
     return min(need, <uint64_t>(<uint128_t>need * exits // (rate + exits)) + 4)
 
 
+cdef void _find_rates(const machine_t *m, lazy_t *lazy, uint32_t user_on, uint32_t kernel_on) noexcept nogil:
+    cdef uint32_t left = user_on | kernel_on
+    while left:
+        lazy.mean_rate[lowest_bit(left)] = mean_rate(m, lowest_bit(left))
+        left &= left - 1
+    lazy.mean_on[0], lazy.mean_on[1], lazy.mean_events = kernel_on, user_on, m.rated_events
+
+
 cdef uint64_t _horizon(const machine_t *m, uint32_t emulated, uint64_t *budget) noexcept nogil:
     """Cycles of workload, and a budget of exits not above the given one, in which no counter wraps or ceases to be zero.
 
     An emulated instruction adds one to the slots in ``emulated``.
     """
     cdef uint32_t user_on = enabled(&m.hardware, True), kernel_on = enabled(&m.hardware, False), left = user_on | kernel_on
-    cdef uint64_t horizon = NEVER, rate, need, kept, over, margin = kept_free(m)
+    cdef uint64_t first_need = NEVER, first_rate = 0, rate, need, kept, over, margin = kept_free(m)
+    cdef lazy_t *lazy = <lazy_t *>m.lazy
     cdef int slot
+    if lazy.mean_on[0] != kernel_on or lazy.mean_on[1] != user_on or lazy.mean_events != m.rated_events:
+        _find_rates(m, lazy, user_on, kernel_on)
     while left:
         slot = lowest_bit(left)
         left &= left - 1
-        rate = mean_rate(m, slot)
+        rate = lazy.mean_rate[slot]
         if rate == 0 and not emulated >> slot & 1:
             continue
         if m.hardware.counter[slot] == 0:
@@ -156,9 +167,10 @@ cdef uint64_t _horizon(const machine_t *m, uint32_t emulated, uint64_t *budget) 
         over = 3 + ((m.hardware_rate[GUEST_USER][slot] + m.hardware_rate[GUEST_KERNEL][slot]) >> 32)
         if need <= over:
             return 0
-        if rate:
-            horizon = min(horizon, cycles_of(need - over, rate))
-    return horizon
+        # The least of need / rate, with one division for all.
+        if rate and <uint128_t>(need - over) * first_rate < <uint128_t>first_need * rate:
+            first_need, first_rate = need - over, rate
+    return cycles_of(first_need, first_rate) if first_rate else NEVER
 
 
 cdef void _add_emulated(pmu_t *pmu, uint32_t slots, uint64_t n) noexcept nogil:
