@@ -9,7 +9,8 @@ cdef enum:
     MOST_NOW = 8
     MOST_SET = 24
     MOST_LATER = 32
-    BUCKETS = 256
+    BUCKETS = 256  # of states
+    MEMO_BUCKETS = 512
 
 cdef struct change_t:
     uint32_t at  # word of the machine: of 64 bits if added to, of 32 if set
@@ -26,8 +27,8 @@ cdef struct memo_t:  # one access in one state
     uint8_t usable
     uint8_t failed  # attempts to note it
     uint8_t seen
+    uint16_t state
     uint16_t next_state
-    uint16_t next_memo  # of the same state; 0: none
     changes_t n
     uint32_t counted  # hardware counters that the emulated instruction advances
     uint64_t value  # written
@@ -40,8 +41,8 @@ cdef struct memo_t:  # one access in one state
 
 cdef struct memos_t:
     state_key_t key[MOST_STATES + 1]
-    uint16_t first[MOST_STATES + 1]  # memo of a state
-    uint16_t bucket[BUCKETS]  # a state each, the next ones if that is another
+    uint16_t bucket[BUCKETS]  # a state each, the next ones if that is another; 0: none
+    uint16_t memo_bucket[MEMO_BUCKETS]  # a memo each, likewise
     memo_t memo[MOST_MEMOS + 1]
     uint32_t states
     uint32_t memos

@@ -47,6 +47,7 @@ cdef void forget_memos(lazy_t *lazy) noexcept nogil:
     cdef memos_t *t = lazy.memos
     if t != NULL:
         memset(t.bucket, 0, sizeof(t.bucket))
+        memset(t.memo_bucket, 0, sizeof(t.memo_bucket))
         t.states = t.memos = 0
         t.pause = 0
         t.next_pause = 1
@@ -77,7 +78,6 @@ cdef uint16_t _state_of(const machine_t *m, memos_t *t, state_key_t *key) noexce
     t.states += 1
     t.bucket[i] = <uint16_t>t.states
     t.key[t.states] = key[0]
-    t.first[t.states] = 0
     return <uint16_t>t.states
 
 
@@ -259,22 +259,22 @@ cdef void _learn(machine_t *m, memos_t *t, memo_t *p, access_t *a) noexcept nogi
 
 cdef memo_t *_memo_of(memos_t *t, uint16_t state, const access_t *a) noexcept nogil:
     """What is noted of an access in a state, an empty note if there is room, or NULL."""
-    cdef uint16_t i = t.first[state]
+    cdef uint64_t h = (a.value ^ <uint64_t>state << 32 ^ <uint64_t>a.access << 48 ^ <uint64_t>a.slot << 56)
+    cdef uint32_t i = <uint32_t>((h * <uint64_t>0x9E3779B97F4A7C15) >> 55)
     cdef memo_t *p
-    while i:
-        p = &t.memo[i]
-        if p.access == a.access and p.slot == a.slot and p.value == a.value:
+    while t.memo_bucket[i]:
+        p = &t.memo[t.memo_bucket[i]]
+        if p.state == state and p.access == a.access and p.slot == a.slot and p.value == a.value:
             return p
-        i = p.next_memo
+        i = (i + 1) % MEMO_BUCKETS
     if t.memos == MOST_MEMOS:
         return NULL
     t.memos += 1
+    t.memo_bucket[i] = <uint16_t>t.memos
     p = &t.memo[t.memos]
-    p.access, p.slot, p.value = a.access, a.slot, a.value
+    p.state, p.access, p.slot, p.value = state, a.access, a.slot, a.value
     p.usable = p.failed = p.seen = 0
     p.uses = 0
-    p.next_memo = t.first[state]
-    t.first[state] = <uint16_t>t.memos
     return p
 
 
