@@ -89,7 +89,7 @@ cdef class Planned:
     def _fill_chunks(self, plan):
         cdef trace_t *trace = &self.m.trace
         bounds = {USERSPACE: plan.costs["handling_kernel"], FASTPATH: plan.costs["fastpath_refused"]}
-        gap, idle, count, handled, within = plan.trace.chunks(tuple(bounds.get(e.kind, 0) for e in plan.exits))
+        gap, idle, count, handled, within = plan.trace.chunks(tuple([bounds.get(e.kind, 0) for e in plan.exits]))
         trace.chunk_gap = <const uint64_t *>self._column(gap, np.uint64)
         trace.chunk_idle = <const uint64_t *>self._column(idle, np.uint64)
         trace.chunk_count = <const uint32_t *>self._column(count, np.uint32)

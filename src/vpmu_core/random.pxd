@@ -30,12 +30,11 @@ cdef inline uint64_t sfc64_next(sfc64_t *g) noexcept nogil:
     return out
 
 
-cdef inline uint64_t draw_gap(stream_t *stream) noexcept nogil:
+cdef inline uint64_t gap_of(const stream_t *stream, uint64_t x) noexcept nogil:
     # -ln(u) * mean, by the position of the leading bit and a table of the mantissa's logarithm.
-    cdef uint64_t x, y, low, log_mantissa
+    cdef uint64_t y, low, log_mantissa
     cdef int k
     cdef uint32_t i
-    x = sfc64_next(&stream.generator)
     if x == 0:
         x = 1
     k = leading_zeros64(x)
@@ -44,6 +43,10 @@ cdef inline uint64_t draw_gap(stream_t *stream) noexcept nogil:
     low = stream.logarithm[i]
     log_mantissa = low + ((stream.logarithm[i + 1] - low) * (y >> 39 & 65535) >> 16)
     return <uint64_t>((<uint128_t>stream.mean_gap * ((k + 1) * stream.logarithm[LOG_CELLS] - log_mantissa)) >> 32)
+
+
+cdef inline uint64_t draw_gap(stream_t *stream) noexcept nogil:
+    return gap_of(stream, sfc64_next(&stream.generator))
 
 
 cdef inline uint64_t instant_of(uint64_t rate, uint64_t n) noexcept nogil:
@@ -67,9 +70,8 @@ cdef inline uint64_t next_regular(stream_t *stream) noexcept nogil:
     return at
 
 
-cdef inline uint32_t draw_slot(stream_t *stream) noexcept nogil:
+cdef inline uint32_t slot_of(const stream_t *stream, uint64_t x) noexcept nogil:
     # Alias method, without a branch that depends on the draw.
-    cdef uint64_t x = sfc64_next(&stream.generator)
     cdef uint32_t i = <uint32_t>((x >> 32) * stream.n >> 32)
     cdef uint32_t other = stream.alias[i]
     cdef uint32_t keep = 0 - <uint32_t>(<uint32_t>x < stream.threshold[i])
@@ -77,7 +79,7 @@ cdef inline uint32_t draw_slot(stream_t *stream) noexcept nogil:
 
 
 cdef inline uint16_t draw_kind(stream_t *stream) noexcept nogil:
-    return stream.kind[draw_slot(stream)]
+    return stream.kind[slot_of(stream, sfc64_next(&stream.generator))]
 
 
 cdef void sfc64_seed(sfc64_t *g, const uint64_t *seed) noexcept nogil

@@ -2,8 +2,8 @@
 """Which of the exits to come end before every horizon: drawn, of a trace, or at regular instants."""
 from vpmu_core._types cimport NEVER, leading_zeros64, uint32_t, uint64_t, uint128_t
 from vpmu_core.arrivals cimport take_work
-from vpmu_core.lazy cimport SKIPPABLE, UNKNOWN, course_t, kind_t, lazy_t, summary_t
-from vpmu_core.random cimport draw_gap, draw_kind, draw_slot, instant_of, next_regular, sfc64_t, stream_t
+from vpmu_core.lazy cimport EVENTFUL, SKIPPABLE, UNKNOWN, course_t, kind_t, lazy_t, summary_t
+from vpmu_core.random cimport draw_gap, draw_kind, gap_of, instant_of, next_regular, sfc64_next, sfc64_t, slot_of, stream_t
 from vpmu_core.summary cimport summarise
 from vpmu_core.state cimport machine_t, trace_t
 from vpmu_core.traceindex cimport CHUNK
@@ -21,23 +21,19 @@ cdef struct drawn_t:  # where a stream is
     uint32_t kind  # of that one
 
 
-cdef uint64_t _draw_alike(drawn_t *at, const lazy_t *lazy, uint64_t n, uint64_t one, uint64_t work) noexcept nogil:
-    """Count n > 0 exits, each as ``one``, after a clock of work; return that clock at the last."""
-    cdef stream_t stream = at.stream
-    cdef uint64_t *drawn = lazy.drawn
-    cdef uint32_t i
+cdef uint64_t _draw_alike(drawn_t *at, uint64_t *drawn, uint64_t n, uint64_t work) noexcept nogil:
+    """Let n > 0 exits go by from a clock of work on; return that clock at the last. Counts those after the first by slot."""
+    # The generator alone is local: with the rest, its state would not stay in registers.
+    cdef const stream_t *stream = &at.stream
+    cdef sfc64_t generator = at.stream.generator
     work += at.left
-    lazy.kind[at.kind].skipped += one
     while n > 1:
         n -= 1
-        work += draw_gap(&stream)
-        drawn[draw_slot(&stream)] += one
-    for i in range(stream.n):
-        lazy.kind[stream.kind[i]].skipped += drawn[i]
-        drawn[i] = 0
-    at.left = draw_gap(&stream)
-    at.kind = draw_kind(&stream)
-    at.stream.generator = stream.generator
+        work += gap_of(stream, sfc64_next(&generator))
+        drawn[slot_of(stream, sfc64_next(&generator))] += 1
+    at.stream.generator = generator
+    at.left = draw_gap(&at.stream)
+    at.kind = draw_kind(&at.stream)
     return work
 
 
@@ -45,16 +41,24 @@ cdef inline uint64_t _up_to(uint64_t bound, uint64_t now) noexcept nogil:
     return bound - min(bound, now)
 
 
+cdef uint32_t _charge(const lazy_t *lazy, course_t *course, uint32_t kind, uint64_t n) noexcept nogil:
+    """Let n exits of a kind take their time; return whether they can be skipped (a bit of usable_t)."""
+    cdef const kind_t *k = &lazy.kind[kind]
+    course.running += n * k.busy
+    course.idle += n * k.idle
+    return <uint32_t>1 << (k.usable if n else SKIPPABLE)
+
+
 cdef uint64_t _skip_at_a_venture(machine_t *m, course_t *course, drawn_t *at, uint64_t budget) noexcept nogil:
     """Skip exits in batches that fit by what exits take on average: only the end of each is compared with the horizons,
     and one that goes beyond, or has an exit that cannot be skipped, is taken back. None if there is a kind that folds."""
     cdef lazy_t *lazy = <lazy_t *>m.lazy
-    cdef course_t before = course[0], end = course[0]
+    cdef course_t end = course[0]
     cdef sfc64_t generator
     cdef uint64_t n, left, room, mean = 0, skipped = 0
-    cdef uint32_t i, kind
+    cdef uint32_t i, kind, usable
     cdef kind_t *k
-    cdef bint skippable
+    cdef bint fits
     if lazy.folds:
         return 0
     if lazy.wary:
@@ -74,24 +78,23 @@ cdef uint64_t _skip_at_a_venture(machine_t *m, course_t *course, drawn_t *at, ui
         if n < FEWEST_AT_A_VENTURE:
             return skipped
         generator, left, kind = at.stream.generator, at.left, at.kind
-        end.work = _draw_alike(at, lazy, n, 1, course.work)
-        end.running = before.running + (end.work - before.work)
-        end.idle = before.idle
-        skippable = True
-        for i in range(lazy.summaries):
-            k = &lazy.kind[i]
-            skippable = skippable and (k.skipped == 0 or k.usable == SKIPPABLE)
-            end.running += k.skipped * k.busy
-            end.idle += k.skipped * k.idle
-        # Where such exits are common, more and more jumps go without.
-        lazy.next_wary = 0 if skippable else min(2 * lazy.next_wary + 1, LONGEST_WARY)
+        end.work = _draw_alike(at, lazy.drawn, n, course.work)
+        end.running = course.running + (end.work - course.work)
+        end.idle = course.idle
+        usable = _charge(lazy, &end, kind, 1)
+        for i in range(at.stream.n):
+            usable |= _charge(lazy, &end, at.stream.kind[i], lazy.drawn[i])
+        # Where exits that cannot be skipped are common, more and more jumps go without.
+        lazy.next_wary = min(2 * lazy.next_wary + 1, LONGEST_WARY) if usable >> EVENTFUL & 1 else 0
         lazy.wary = lazy.next_wary
-        if (
-            end.work >= end.most_work or end.running >= end.most_running or end.running + end.idle >= end.end
-            or not skippable
-        ):
-            at.stream.generator, at.left, at.kind = generator, left, kind
-            _draw_alike(at, lazy, n, <uint64_t>-1, 0)
+        fits = usable == 1 << SKIPPABLE and (
+            end.work < end.most_work and end.running < end.most_running and end.running + end.idle < end.end
+        )
+        lazy.kind[kind].skipped += fits
+        for i in range(at.stream.n):
+            lazy.kind[at.stream.kind[i]].skipped += lazy.drawn[i] if fits else 0
+            lazy.drawn[i] = 0
+        if not fits:
             at.stream.generator, at.left, at.kind = generator, left, kind
             return skipped
         skipped += n
@@ -135,11 +138,14 @@ cdef uint64_t skip_drawn(machine_t *m, course_t *course, uint64_t budget) noexce
     """Skip exits that a stream draws."""
     cdef lazy_t *lazy = <lazy_t *>m.lazy
     cdef drawn_t at
-    cdef uint64_t work, running, skipped
+    cdef uint64_t work, running, skipped = 0
     cdef kind_t *k
+    cdef bint all_known = False
     at.stream, at.left, at.kind = m.work_stream, m.left, m.next_kind
-    skipped = _skip_at_a_venture(m, course, &at, budget)
     while True:
+        if not all_known:
+            skipped += _skip_at_a_venture(m, course, &at, budget - skipped)
+            all_known = True
         skipped += _skip_within(&at, lazy.kind, budget - skipped, course)
         if skipped == budget:
             break
@@ -149,6 +155,7 @@ cdef uint64_t skip_drawn(machine_t *m, course_t *course, uint64_t budget) noexce
         if work >= course.most_work or running >= course.most_running or running + course.idle + k.idle >= course.end:
             if k.usable == UNKNOWN and work < course.most_work:
                 summarise(m, at.kind)
+                all_known = False
                 continue
             break
         course.work = work

@@ -220,7 +220,7 @@ cdef bint _find_out(machine_t *m, const planned_exit_t *e, bint blocks, bint *fo
     """
     cdef lazy_t *lazy = <lazy_t *>m.lazy
     cdef machine_t *copy = lazy.copy
-    cdef uint32_t again, filtered
+    cdef uint32_t again = 0, filtered
     cdef uint64_t handling
     if blocks and m.shares:
         return False  # another vCPU gets the time
