@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -232,6 +233,20 @@ def test_rows_of_a_trace(tmp_path):
         assert (batch.rows == vpmu.simulate_many(base, given_, engine="stepwise").rows).all()
         for i in range(3):
             same(batch.rows[i], vpmu.simulate(batch.scenario(i)))
+
+
+def test_memory_of_a_list_of_scenarios():
+    """Below 8 KiB each beyond its row: plans hold what they have in common only once."""
+    n = 300
+    scenarios = [dataclasses.replace(BASE, seed=seed) for seed in range(n)]
+    vpmu.simulate_many(scenarios[:2])
+    tracemalloc.start()
+    try:
+        batch = vpmu.simulate_many(scenarios, threads=1)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most / n < 8192 + batch.rows.dtype.itemsize
 
 
 # A process of its own: here a callback of another package's (hypothesis has one at each garbage collection) may be what

@@ -17,6 +17,7 @@ from vpmu_core.batch import COLUMNS, GUEST_COLUMNS, HOST_COLUMNS, TOTALS, Templa
 from ._cpu import Skid
 from ._errors import ScenarioError, UnknownName
 from ._perf import PerfRecord
+from ._plan import Plan
 from ._recorded import Recorded
 from ._result import Result
 from ._scenario import MAX_CYCLES, Scenario, plan
@@ -33,6 +34,11 @@ _BOUNDS = {
     "skid_minimum": (0, (1 << 32) - 1),
     "skid_maximum": (0, (1 << 32) - 1),
 }
+#: Parts of a plan that take most of its memory, 10 KiB, and are often those of another one.
+_SHARED = (
+    *("options", "traps", "guest_cpu", "gp_constraint", "fixed_constraint", "rates", "costs", "exits", "work", "wall"),
+    *("guest_events", "host_events", "guest_kernel"),
+)
 _GUEST = ("value", "ideal", "samples", "losses", "gains")
 _HOST = ("host_value", "host_ideal", "host_losses", "host_gains")
 
@@ -195,6 +201,12 @@ def _pieces(n: int, workers: int) -> Iterator[slice]:
     return (slice(start, min(start + rows, n)) for start in range(0, n, rows))
 
 
+def _sharing(planned: Plan, before: Plan) -> Plan:
+    """Return the plan with those parts of the plan before that are equal: of many scenarios, most are."""
+    parts = ((name, getattr(planned, name), getattr(before, name)) for name in _SHARED)
+    return replace(planned, **{name: other for name, mine, other in parts if mine is not other and mine == other})
+
+
 def simulate_many(
     scenarios: Scenario | Sequence[Scenario],
     parameters: npt.NDArray[np.void] | None = None,
@@ -242,7 +254,10 @@ def simulate_many(
         if not isinstance(scenarios, Iterable):
             raise ScenarioError(f"scenarios must be a Scenario or several, not {scenarios!r}")
         mine = tuple(_checked(scenario, f"scenario {i}") for i, scenario in enumerate(scenarios))
-    plans = [plan(scenario) for scenario in mine]
+    plans: list[Plan] = []
+    for scenario in mine:
+        planned = plan(scenario)
+        plans.append(_sharing(planned, plans[-1]) if plans else planned)
     guests = max((len(planned.guest_events) for planned in plans), default=0)
     hosts = max((len(planned.host_events) for planned in plans), default=0)
     names = () if parameters is None else _names(parameters)
