@@ -19,7 +19,7 @@ cdef struct kind_t:  # what the loop over skipped exits needs of a kind, and lea
 cdef struct summary_t:  # what one exit of a kind does, found by running it once on a copy
     uint64_t handled  # cycles of handling of the running jump
     uint64_t within  # of these, within the bound of each exit
-    uint64_t bound  # cycles of handling that come first, or that a refused fastpath takes anyway (bound_of())
+    uint64_t bound  # cycles of handling that come first, or that a refused fastpath takes anyway
     uint64_t clock[ACTIVITIES]  # cycles, handling and idle apart
     uint64_t wall  # their sum
     uint64_t ops[ORIGINS][OP_CLASSES]  # but those of ``runs``

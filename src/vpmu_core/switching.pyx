@@ -3,7 +3,7 @@
 from libc.string cimport memcpy
 
 from vpmu_core._types cimport NEVER, popcount32, uint16_t, uint32_t, uint64_t
-from vpmu_core.blocks cimport SHAPE_LOAD, SHAPE_PUT, block_t, program_t, straight_t
+from vpmu_core.blocks cimport block_t, program_t, straight_t
 from vpmu_core.hostperf cimport host_events_in, host_events_out
 from vpmu_core.kinds cimport COST_WRMSR, OP_WRMSR_COUNTER, OP_WRMSR_GLOBAL, OP_WRMSR_SELECTOR, ORIGIN_HYPERVISOR
 from vpmu_core.lanes cimport clear_lanes, move_lanes, replace_lanes, save_lanes
@@ -192,23 +192,23 @@ cdef void _run_unusual(machine_t *m, int half, const program_t *p) noexcept nogi
         _run_watched(m, half, p)
 
 
+cdef inline void _run_program(machine_t *m, int half, const program_t *p, const straight_t *usual) noexcept nogil:
+    m.runs[m.phase][half] += 1
+    if p.straight.shape == usual.shape and not m.has_host and m.pmi_arrival == NEVER:
+        _tally(m, _run_straight(m, usual, m.straight_cycles[half]))
+    else:
+        _run_unusual(m, half, p)
+
+
 cdef void load_guest(machine_t *m) noexcept nogil:
     """Guest state into hardware."""
-    cdef straight_t known
-    m.runs[m.phase][0] += 1
-    if m.load.straight.shape == SHAPE_LOAD and not m.has_host and m.pmi_arrival == NEVER:
-        usual_load(&known)
-        _tally(m, _run_straight(m, &known, m.straight_cycles[0]))
-    else:
-        _run_unusual(m, 0, m.load)
+    cdef straight_t usual
+    usual_load(&usual)
+    _run_program(m, 0, m.load, &usual)
 
 
 cdef void put_guest(machine_t *m) noexcept nogil:
     """Guest state out of hardware."""
-    cdef straight_t known
-    m.runs[m.phase][1] += 1
-    if m.put.straight.shape == SHAPE_PUT and not m.has_host and m.pmi_arrival == NEVER:
-        usual_put(&known)
-        _tally(m, _run_straight(m, &known, m.straight_cycles[1]))
-    else:
-        _run_unusual(m, 1, m.put)
+    cdef straight_t usual
+    usual_put(&usual)
+    _run_program(m, 1, m.put, &usual)
